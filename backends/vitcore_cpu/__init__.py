@@ -1,0 +1,42 @@
+"""The cpu backend: eager torch, fused optimizers, autocast bf16, gloo."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from vitcore.api import Backend, Kernel, hookimpl
+
+
+def probe() -> str | None:
+    """The processor is always there; torch may not be."""
+    return None if importlib.util.find_spec("torch") else "torch is missing; pip install torch"
+
+
+CPU = Backend(
+    name="cpu",
+    device="cpu",
+    probe="vitcore_cpu:probe",
+    collective="gloo",
+    precisions=("fp32", "bf16"),
+    rank=10,
+    about="the processor, on any machine",
+)
+
+
+KERNELS = (
+    Kernel("opt.update", "torch_fused", "vitcore.runtime.multi_tensor:torch_fused"),
+    Kernel("grads.clip", "foreach", "vitcore.runtime.multi_tensor:clip_foreach", tier="algebraic"),
+    Kernel("grads.norm", "foreach", "vitcore.runtime.multi_tensor:norm_foreach", tier="algebraic"),
+)
+
+
+@hookimpl
+def vitcore_backends() -> list[Backend]:
+    """The cpu."""
+    return [CPU]
+
+
+@hookimpl
+def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
+    """torch's own fused optimizers and multi-tensor norms."""
+    return KERNELS if backend == "cpu" else ()

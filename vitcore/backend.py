@@ -1,0 +1,122 @@
+"""What a device is to vitcore: frozen data, read without importing torch, and the kernels it claims."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from vitcore.errors import VitcoreError
+
+if TYPE_CHECKING:
+    from vitcore.step.ir import Op
+
+Flushes = tuple[int, int, int]
+NO_FLUSHES: Flushes = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class World:
+    """The process group a program is lowered for: `size` ranks, this one being `rank`."""
+
+    size: int = 1
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A device as data. Every callable is named "module:function" and resolved only when the backend is chosen."""
+
+    name: str
+    """What `--backend` takes."""
+    device: str
+    """The torch device type."""
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Environment set before torch is imported."""
+    imports: tuple[str, ...] = ()
+    """Modules whose import registers the device."""
+    open: str | None = None
+    """Called once after the imports, with no arguments."""
+    probe: str | None = None
+    """Torch-free: returns None where the device can run here, else a sentence that says what is missing and what to
+    install."""
+    mark: str | None = None
+    """Flushes a lazy device; None: the device is not lazy."""
+    wait: str | None = None
+    """Blocks until the device has done all work."""
+    counters: str | None = None
+    """Returns a mapping of what the device counts: compiles, cache_hits, flushes, fallbacks."""
+    leaf: str = "autograd"
+    """The implementation of the compute leaf: `autograd`."""
+    split_after: frozenset[str] = frozenset()
+    """Ops that end a region."""
+    collective: str | None = None
+    """The torch.distributed backend that reduces this device's tensors; None: one process only."""
+    precisions: tuple[str, ...] = ("fp32",)
+    """What `--precision` may be; `bf16` is carried out by torch.autocast of the device."""
+    rank: int = 0
+    """The order in which `--backend auto` tries: the highest that can run here wins."""
+    about: str = ""
+    """One line for `vitcore backends`."""
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the device defers work until it is flushed."""
+        return self.mark is not None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An implementation of an op. The first kernel whose `when` accepts an op claims it."""
+
+    op: str
+    name: str
+    """The `impl=` in the text; the runtime calls it as `rt.<op>__<name>`."""
+    fn: Callable[..., Any] | str
+    """`fn(rt, *operands, **attributes)`, or "module:function" so that describing it imports nothing."""
+    when: Callable[[Op, World], bool | str] | None = None
+    """Accepts (True) or refuses (False, or a sentence saying why); None accepts always."""
+    flushes: Flushes | Callable[[Op], Flushes] = NO_FLUSHES
+    """How often it flushes a lazy device by itself: before, inside, after its work."""
+    tier: str = "exact"
+    """`exact`: the reference's bits; `algebraic`: equal in float64; `numerics`: another formula or rounding."""
+
+    def refusal(self, op: Op, world: World) -> str | None:
+        """Why the kernel does not take this op, or None when it does."""
+        verdict = True if self.when is None else self.when(op, world)
+        if verdict is True:
+            return None
+        return verdict or "its condition does not hold"
+
+    def flushes_for(self, op: Op) -> Flushes:
+        """The declared flushes for this op."""
+        return self.flushes(op) if callable(self.flushes) else self.flushes
+
+
+def kernel(
+    op: str,
+    *,
+    when: Callable[[Op, World], bool | str] | None = None,
+    flushes: Flushes | Callable[[Op], Flushes] = NO_FLUSHES,
+    tier: str = "exact",
+) -> Callable[[Callable[..., Any]], Kernel]:
+    """Decorate a plain function as a kernel for `op`; its name becomes the `impl`."""
+
+    def claim(fn: Callable[..., Any]) -> Kernel:
+        return Kernel(op, fn.__name__, fn, when, flushes, tier)
+
+    return claim
+
+
+def resolve(reference: str) -> Any:
+    """Import what "module:function" names; a VitcoreError names the reference where that fails."""
+    module, _, attribute = reference.partition(":")
+    try:
+        found = importlib.import_module(module)
+        for part in attribute.split(".") if attribute else ():
+            found = getattr(found, part)
+        return found
+    except (ImportError, AttributeError, OSError) as e:
+        raise VitcoreError(f"{reference!r} cannot be resolved: {e}; install what provides it or correct the name") from e

@@ -1,0 +1,119 @@
+"""Discovery: built-in backends and strangers' packages come through the same door, the entry-point group `vitcore`.
+
+`VITCORE_PLUGINS=a,b` loads exactly those entry points; `VITCORE_TRACE_HOOKS=1` prints every hook call. A plugin that
+fails to import is named and the others go on. Nothing here imports torch, and a plugin that does is named too.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+
+import pluggy
+
+from vitcore.backend import Backend, Kernel
+from vitcore.errors import VitcoreError, nearest
+from vitcore.hooks import Hooks
+
+GROUP = "vitcore"
+
+
+@dataclass
+class Plugins:
+    """What was found: the plugin manager, the backends with their origin, and what failed with its reason."""
+
+    manager: pluggy.PluginManager
+    backends: dict[str, Backend] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    imported_torch: list[str] = field(default_factory=list)
+
+    def backend(self, name: str) -> Backend:
+        """The backend called `name`; an unknown name suggests the nearest."""
+        if name in self.backends:
+            return self.backends[name]
+        known = [*self.backends]
+        broken = "".join(f"; plugin {p} failed to load: {why}" for p, why in self.failed.items())
+        raise VitcoreError(
+            f"backend {name!r} is not known{nearest(name, known)}; installed backends: {', '.join(known)}{broken}"
+        )
+
+    def kernels(self, backend: str) -> list[Kernel]:
+        """Plugins' kernels in the order in which they are asked."""
+        return [k for some in self.manager.hook.vitcore_kernels(backend=backend) for k in some]
+
+
+@functools.cache
+def load_plugins() -> Plugins:
+    """Load every plugin once a process; see the module for what can be chosen and what is reported."""
+    manager = pluggy.PluginManager("vitcore")
+    manager.add_hookspecs(Hooks)
+    if os.environ.get("VITCORE_TRACE_HOOKS"):
+        manager.trace.root.setwriter(lambda text: print(text, end="", file=sys.stderr))
+        manager.enable_tracing()
+    found = Plugins(manager)
+    for entry in _wanted():
+        _load(found, entry)
+    for backends, plugin in _hook_results(found):
+        for backend in backends:
+            _enter(found, backend, plugin)
+    return found
+
+
+def _wanted() -> list[EntryPoint]:
+    unique = {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+    if "VITCORE_PLUGINS" not in os.environ:
+        return [*unique.values()]
+    names = [n.strip() for n in os.environ["VITCORE_PLUGINS"].split(",") if n.strip()]
+    for name in names:
+        if name not in unique:
+            raise VitcoreError(
+                f"VITCORE_PLUGINS names {name!r}, which is not installed{nearest(name, [*unique])}; "
+                f"installed plugins: {', '.join(unique) or 'none'}"
+            )
+    return [unique[n] for n in names]
+
+
+def _load(found: Plugins, entry: EntryPoint) -> None:
+    had_torch = "torch" in sys.modules
+    try:
+        plugin = entry.load()
+        found.manager.register(plugin, name=entry.name)
+        found.manager.check_pending()
+    except Exception as e:  # a stranger's code: whatever it raises, the others go on
+        if found.manager.has_plugin(entry.name):
+            found.manager.unregister(name=entry.name)
+        found.failed[entry.name] = f"{type(e).__name__}: {e}"
+    if "torch" in sys.modules and not had_torch:
+        found.imported_torch.append(entry.name)
+
+
+def _hook_results(found: Plugins) -> list[tuple[list[Backend], str]]:
+    results = []
+    for impl in found.manager.hook.vitcore_backends.get_hookimpls():
+        try:
+            results.append(([*impl.function()], impl.plugin_name))
+        except Exception as e:  # as above
+            found.failed[impl.plugin_name] = f"{type(e).__name__}: {e}"
+    return results
+
+
+def _enter(found: Plugins, backend: Backend, plugin: str) -> None:
+    package = _package(plugin)
+    if backend.name in found.backends:
+        both = f"{found.origin[backend.name]} and {package}"
+        raise VitcoreError(
+            f"two plugins bring a backend named {backend.name!r}: {both}; uninstall one, or choose with VITCORE_PLUGINS"
+        )
+    found.backends[backend.name] = backend
+    found.origin[backend.name] = package
+
+
+def _package(plugin: str) -> str:
+    for entry in entry_points(group=GROUP):
+        if entry.name == plugin and entry.dist is not None:
+            return f"{entry.dist.name} {entry.dist.version} ({entry.value})"
+    return plugin

@@ -1,0 +1,1 @@
+"""What runs a sealed program: reference kernels, the executable, guards and statistics."""

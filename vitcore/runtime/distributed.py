@@ -1,0 +1,72 @@
+"""The process group: who we are, from the launcher's environment, and its opening and closing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+
+from vitcore.backend import Backend, World
+from vitcore.errors import VitcoreError
+
+# (rank, size) as torchrun and Open MPI's mpirun say them.
+_LAUNCHERS = (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
+TIMEOUT = timedelta(minutes=30)
+
+
+def world_from_env(env: Mapping[str, str] = os.environ) -> World:
+    """The world that torchrun (RANK, WORLD_SIZE) or mpirun (OMPI_COMM_WORLD_*) describes; alone where neither does."""
+    for rank_name, size_name in _LAUNCHERS:
+        if (rank_name in env) != (size_name in env):
+            has, lacks = (rank_name, size_name) if rank_name in env else (size_name, rank_name)
+            raise VitcoreError(f"{has} is set but {lacks} is not; set both, or start through torchrun or mpirun")
+        if rank_name in env:
+            rank, size = env[rank_name], env[size_name]
+            if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
+                raise VitcoreError(f"{rank_name}={rank} of {size_name}={size} is no rank; ranks go from 0 to size - 1")
+            return World(int(size), int(rank))
+    return World()
+
+
+def open_group(backend: Backend, world: World) -> None:
+    """Join the process group through the backend's collective library; a world of one needs none."""
+    if world.size == 1:
+        return
+    if backend.collective is None:
+        raise VitcoreError(
+            f"backend {backend.name!r} has no collective, so it cannot run {world.size} ranks; start one process"
+        )
+    import torch.distributed as dist
+
+    if "MASTER_ADDR" not in os.environ and "OMPI_COMM_WORLD_SIZE" in os.environ:
+        local = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
+        if local != str(world.size):
+            raise VitcoreError("MASTER_ADDR is not set and the ranks are on several machines; set it to rank 0's address")
+        os.environ["MASTER_ADDR"] = "localhost"
+    os.environ.setdefault("MASTER_PORT", "29500")
+    if "MASTER_ADDR" not in os.environ:
+        raise VitcoreError("WORLD_SIZE is above 1 but MASTER_ADDR is not set; start through torchrun or set it")
+    # Only keywords that every vendor's replacement of this function takes.
+    dist.init_process_group(backend.collective, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+
+
+def close_group() -> None:
+    """Leave the process group where there is one."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def all_agree(flag: bool, world: World) -> bool:
+    """Whether `flag` is true on any rank: how ranks decide together to stop."""
+    return flag if world.size == 1 else any_rank(flag)
+
+
+def any_rank(flag: bool) -> bool:
+    """A host-side vote, over the group's store, so that it needs nothing of the device."""
+    import torch.distributed as dist
+
+    votes: list[bool] = [False] * dist.get_world_size()
+    dist.all_gather_object(votes, flag)
+    return any(votes)

@@ -1,0 +1,65 @@
+"""Opening a backend: its environment before torch, its imports, its device; or one refusal that says what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from vitcore.backend import Backend, resolve
+from vitcore.errors import VitcoreError
+from vitcore.plugins import Plugins
+
+
+def unavailable(backend: Backend) -> str | None:
+    """Why the backend cannot run here, or None; torch is not imported to find out."""
+    if backend.probe is None:
+        return None
+    try:
+        return resolve(backend.probe)()
+    except Exception as e:  # a stranger's probe: whatever it raises is the reason
+        return f"its probe {backend.probe!r} failed: {type(e).__name__}: {e}"
+
+
+def choose_backend(plugins: Plugins, name: str) -> tuple[Backend, str]:
+    """The backend that `--backend` means, and why: `auto` is the highest rank that can run here."""
+    if name != "auto":
+        backend = plugins.backend(name)
+        reason = unavailable(backend)
+        if reason is not None:
+            raise VitcoreError(f"backend {name!r} cannot run here: {reason}")
+        return backend, "asked for"
+    passed_over = []
+    for backend in sorted(plugins.backends.values(), key=lambda b: -b.rank):
+        reason = unavailable(backend)
+        if reason is None:
+            over = f"; passed over: {', '.join(passed_over)}" if passed_over else ""
+            return backend, f"the first that can run here{over}"
+        passed_over.append(f"{backend.name} ({reason.split(';')[0]})")
+    raise VitcoreError(f"no backend can run here: {'; '.join(passed_over) or 'none is installed'}")
+
+
+def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
+    """Set the backend's environment, import what registers its device, and open it.
+
+    Where torch is imported already, the environment must agree already: torch and its extensions read it once.
+    """
+    reason = unavailable(backend)
+    if reason is not None:
+        raise VitcoreError(f"backend {backend.name!r} cannot run here: {reason}")
+    wrong = {k: v for k, v in backend.env.items() if os.environ.get(k) != v}
+    if wrong and "torch" in sys.modules:
+        early = f" (imported by plugin {', '.join(plugins.imported_torch)})" if plugins and plugins.imported_torch else ""
+        first = "; ".join(f"os.environ[{k!r}] = {v!r}" for k, v in wrong.items())
+        raise VitcoreError(
+            f"backend {backend.name!r} needs its environment before torch is imported, and torch is imported "
+            f"already{early}; put this first: import os; {first}"
+        )
+    os.environ.update(wrong)
+    for name in backend.imports:
+        try:
+            importlib.import_module(name)
+        except Exception as e:  # vendor libraries raise AssertionError, OSError and others on a bad set-up
+            raise VitcoreError(f"backend {backend.name!r}: importing {name} failed: {type(e).__name__}: {e}") from e
+    if backend.open:
+        resolve(backend.open)()

@@ -1,0 +1,68 @@
+"""The compute leaf `autograd`: the module as it is, and `torch.autograd.grad`."""
+
+from __future__ import annotations
+
+import zlib
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitcore.data.order import sample_keys
+from vitcore.model.dropout import dropout_keys
+from vitcore.model.loss import cross_entropy
+from vitcore.model.init import init_parameters
+from vitcore.runtime.reference.data import DeviceBatch, Key
+
+if TYPE_CHECKING:
+    from vitcore.runtime.runtime import Runtime
+
+Params = tuple[Tensor, ...]
+
+
+class Tape(NamedTuple):
+    """What backward needs: the loss with its graph, and the parameters it borrows."""
+
+    loss: Tensor
+    params: Params
+
+
+def init(rt: Runtime, key: Key) -> Params:
+    """Fresh parameters, drawn on the host so that they are equal on every device."""
+    init_parameters(rt.model, torch.Generator().manual_seed(key.seed))
+    return rt.own_params()
+
+
+def _autocast(rt: Runtime, autocast: str | None) -> AbstractContextManager:
+    return torch.autocast(rt.device.type, torch.bfloat16) if autocast == "bf16" else nullcontext()
+
+
+def _keys(rt: Runtime, batch: DeviceBatch, key: Key) -> AbstractContextManager:
+    if not rt.draws_in_forward:
+        return nullcontext()
+    keys = sample_keys(key.seed, batch.positions.numpy(), zlib.crc32(key.stream.encode()))
+    return dropout_keys(torch.from_numpy(keys).to(rt.device))
+
+
+def forward(
+    rt: Runtime, params: Params, batch: DeviceBatch, key: Key, autocast: str | None = None, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tape]:
+    """The mean cross-entropy over the rows of weight 1, and the tape."""
+    rt.bind(params, training=True)
+    with _keys(rt, batch, key), _autocast(rt, autocast):
+        logits = rt.model(batch.images)
+        loss = cross_entropy(logits, batch.labels, batch.weight, label_smoothing)
+    return loss.detach(), Tape(loss, params)
+
+
+def backward(rt: Runtime, tape: Tape) -> list[Tensor]:
+    """Gradients into fresh buffers, one per parameter."""
+    return list(torch.autograd.grad(tape.loss, tape.params))
+
+
+def apply(rt: Runtime, params: Params, batch: DeviceBatch, autocast: str | None = None) -> Tensor:
+    """Logits [B, K] f32 in evaluation mode, without a graph."""
+    rt.bind(params, training=False)
+    with torch.no_grad(), _autocast(rt, autocast):
+        return rt.model(batch.images).float()

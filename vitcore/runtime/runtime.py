@@ -1,0 +1,182 @@
+"""`rt`: what generated programs call. One class for every backend; a backend changes it by data and by kernels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vitcore.backend import Backend, Kernel, World, resolve
+from vitcore.errors import VitcoreError
+from vitcore.model.vit import VisionTransformer, parameter_names
+from vitcore.runtime.guards import no_host_reads
+from vitcore.step.codegen import call_name
+from vitcore.step.ir import Group, Module, walk
+
+if TYPE_CHECKING:
+    from vitcore.data.feed import Feed
+
+Params = tuple[Tensor, ...]
+
+
+@dataclass
+class Counts:
+    """What the runtime itself counts since it was opened."""
+
+    steps: int = 0
+    marks: int = 0
+    host_reads: int = 0
+    reductions: int = 0
+    bytes_reduced: int = 0
+
+
+@dataclass(frozen=True)
+class BoundGroup:
+    """A parameter group with the positions of its parameters."""
+
+    name: str
+    lr: float
+    weight_decay: float
+    indices: tuple[int, ...]
+
+
+class Runtime:
+    """The model, the data and the device, and every chosen kernel as a method `<op>__<impl>`.
+
+    A claimed kernel is called as `kernel(rt, ...)` and may call any reference kernel: `rt.opt_update__reference(...)`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        module: Module,
+        kernels: Sequence[Kernel],
+        model: VisionTransformer,
+        feed: Feed | None,
+        world: World,
+        *,
+        guard: bool = False,
+        trace: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None,
+    ) -> None:
+        self.backend, self.world, self.feed, self.guard = backend, world, feed, guard
+        self.device = torch.device(backend.device)
+        self.model = model.to(self.device)
+        self.counts = Counts()
+        self.names = parameter_names(self.model)
+        self._slots = [self._slot(name) for name in self.names]
+        self._own: Params = tuple(slot[name] for slot, name in self._slots)
+        self._bound = self._own
+        self.groups = bind_groups(module.groups, self.names)
+        self.draws_in_forward = model.variant.dropout > 0 or model.variant.attention_dropout > 0
+        self._training: bool | None = None
+        self._mark = resolve(backend.mark) if backend.mark else None
+        self.op = ""
+        self._attach(module, kernels, trace)
+
+    def _attach(self, module: Module, kernels: Sequence[Kernel], trace: Any) -> None:
+        used = {call_name(op) for p in module.programs for op in walk(p.ops) if "impl" in op.attrs}
+        for k in kernels:
+            name = f"{k.op.replace('.', '_')}__{k.name}"
+            if hasattr(self, name):
+                continue  # an earlier plugin brings a kernel of this name: it was asked first
+            if name in used:
+                fn = k.fn if callable(k.fn) else resolve(k.fn)
+                method: Callable[..., Any] = MethodType(fn, self)
+                method = self._naming(k.op, method) if self.guard else method
+                setattr(self, name, trace(name, method) if trace else method)
+            else:
+                setattr(self, name, functools.partial(self._call_late, k))
+
+    def _call_late(self, kernel: Kernel, *args: Any, **kwargs: Any) -> Any:
+        """A kernel that the program does not name, called by one that it does."""
+        fn = kernel.fn if callable(kernel.fn) else resolve(kernel.fn)
+        return fn(self, *args, **kwargs)
+
+    def _naming(self, op: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def named(*args: Any, **kwargs: Any) -> Any:
+            self.op = op
+            return method(*args, **kwargs)
+
+        return named
+
+    def _slot(self, name: str) -> tuple[dict[str, Any], str]:
+        path, _, last = name.rpartition(".")
+        return self.model.get_submodule(path)._parameters, last
+
+    # ---- parameters ----
+
+    def own_params(self) -> Params:
+        """The tensors that the model was built with, in the fixed order, bound to it."""
+        self.bind(self._own, training=bool(self._training))
+        return self._own
+
+    def bind(self, params: Params, *, training: bool) -> None:
+        """Let the model compute with these tensors, in this mode."""
+        if params is not self._bound:
+            for (slot, name), tensor in zip(self._slots, params, strict=True):
+                slot[name] = tensor
+            self._bound = params
+        if training is not self._training:
+            self.model.train(training)
+            self._training = training
+
+    # ---- what generated programs and kernels call ----
+
+    def mark(self) -> None:
+        """Flush a lazy device."""
+        self.counts.marks += 1
+        if self._mark is not None:
+            self._mark()
+
+    def region(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a region's function: guarded where guards are on, else the function itself."""
+        if not self.guard:
+            return fn
+
+        @functools.wraps(fn)
+        def guarded(*args: Any) -> Any:
+            with no_host_reads(lambda: f"region {fn.__name__}, op {self.op}"):
+                return fn(*args)
+
+        return guarded
+
+    def read(self, values: Tensor) -> list[float]:
+        """The one place where the host waits for the device: a vector of floats."""
+        self.counts.host_reads += 1
+        return values.tolist()
+
+    def all_reduce_sum(self, flat: Tensor) -> None:
+        """Sum a flat buffer over all ranks, in place."""
+        import torch.distributed as dist
+
+        self.counts.reductions += 1
+        self.counts.bytes_reduced += flat.numel() * flat.element_size()
+        dist.all_reduce(flat, op=dist.ReduceOp.SUM)
+
+    def wait(self) -> None:
+        """Block until the device has done all work."""
+        if self.backend.wait:
+            resolve(self.backend.wait)()
+
+    def device_counters(self) -> Mapping[str, int]:
+        """What the device itself counts, where its backend says how."""
+        return resolve(self.backend.counters)() if self.backend.counters else {}
+
+
+def bind_groups(groups: Sequence[Group], names: Sequence[str]) -> tuple[BoundGroup, ...]:
+    """Give every parameter to the first group whose pattern matches its name; one that matches none is an error."""
+    import re
+
+    taken: dict[str, list[int]] = {g.name: [] for g in groups}
+    for i, name in enumerate(names):
+        group = next((g for g in groups if re.search(g.pattern, name)), None)
+        if group is None:
+            raise VitcoreError(f"parameter {name!r} is in no parameter group; add a group with pattern='.*' at the end")
+        taken[group.name].append(i)
+    return tuple(BoundGroup(g.name, g.lr, g.weight_decay, tuple(taken[g.name])) for g in groups if taken[g.name])

@@ -1,0 +1,245 @@
+"""The op table: what every op means to the compiler. Printer, parser, verifier, passes, kernels and docs read it.
+
+An entry is a typing rule (its docstring says what the op does), the operands it consumes, its effects (host: waits for or
+works on the host; transfer; collective; accumulate: only folds a result into an accumulator), and the role that names a
+compiled region. Typing rules raise `Bad(rule, message)`; rules V4 (gradients reduced and scaled exactly
+once) and V5 (randomness never reused) need no analysis of their own: they follow from the types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vitcore.step.ir import Ty
+
+Attrs = Mapping[str, str]
+Infer = Callable[[Sequence[Ty], Attrs], list[Ty]]
+
+
+class Bad(Exception):
+    """A typing rule is broken: the verifier's rule and what is wrong, with its remedy."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class OpDef:
+    """One row of the table."""
+
+    name: str
+    infer: Infer
+    takes: tuple[int, ...]
+    effects: frozenset[str]
+    role: str
+    attrs: tuple[str, ...]
+
+    @property
+    def doc(self) -> str:
+        """What the op does, in a sentence."""
+        return (self.infer.__doc__ or "").strip()
+
+
+OPS: dict[str, OpDef] = {}
+
+# Set by lowering on any op: how it is implemented, in which precision, how often it flushes by itself.
+LOWERED_ATTRS = ("impl", "autocast", "flushes")
+
+
+def op(name: str, *, takes: tuple[int, ...] = (), effects: str = "", role: str = "", attrs: str = "") -> Callable:
+    """Enter a typing rule into the table. `takes`: operand positions it consumes; the others are borrowed."""
+
+    def enter(infer: Infer) -> Infer:
+        OPS[name] = OpDef(name, infer, takes, frozenset(effects.split()), role, tuple(attrs.split()))
+        return infer
+
+    return enter
+
+
+SCALAR = Ty("scalar", ("f32",))
+PARAMS = Ty("params", ("f32",))
+GRADS = Ty("grads", ("f32", "sum", "partial"))
+HOST, DEV = Ty("batch", ("host",)), Ty("batch", ("dev",))
+CURSOR, KEY, METRICS, TAPE = Ty("cursor"), Ty("key"), Ty("metrics"), Ty("tape")
+
+
+def _operands(args: Sequence[Ty], *kinds: str) -> None:
+    if [a.kind for a in args] != list(kinds):
+        raise Bad("V2", f"takes ({', '.join(kinds)}) but is given ({', '.join(map(str, args))})")
+
+
+def _on_device(batch: Ty) -> None:
+    if not batch.has("dev"):
+        raise Bad("V2", "the batch is on the host; put it on the device with data.put first")
+
+
+def _ready(grads: Ty, verb: str) -> None:
+    if not grads.has("synced"):
+        raise Bad("V4", f"{verb} gradients that were never reduced; put grads.all_reduce before it")
+    if not grads.has("mean"):
+        raise Bad("V4", f"{verb} gradients that are still a sum over micro-batches; put grads.scale before it")
+
+
+@op("data.next", takes=(0,), effects="host", attrs="split")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Read the micro-batch at the cursor and advance it; `split` is train or eval (fixed shape, padded by weight 0)."""
+    _operands(a, "cursor")
+    return [HOST, a[0]]
+
+
+@op("data.put", effects="transfer")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Copy a batch to the device; bytes become numbers in [-1, 1] there."""
+    _operands(a, "batch")
+    if not a[0].has("host"):
+        raise Bad("V2", "the batch is already on the device")
+    return [DEV]
+
+
+@op("rng.split", takes=(0,), attrs="stream")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Make two keys of one: the first is carried on, the second is spent on the draws of `stream`."""
+    _operands(a, "key")
+    return [KEY, KEY]
+
+
+@op("model.init", takes=(0,), effects="host")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Draw fresh parameters on the host, so that they are equal on every device, and put them on the device."""
+    _operands(a, "key")
+    return [PARAMS]
+
+
+@op("model.forward", takes=(2,), role="forward", attrs="label_smoothing")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The training loss of a batch (weighted mean over its rows) and the tape that backward needs."""
+    _operands(a, "params", "batch", "key")
+    _on_device(a[1])
+    return [SCALAR, TAPE]
+
+
+@op("model.backward", takes=(0,), role="backward")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The gradients of the loss with respect to every parameter."""
+    _operands(a, "tape")
+    return [GRADS]
+
+
+@op("model.apply", role="apply")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The logits of a batch in evaluation mode."""
+    _operands(a, "params", "batch")
+    _on_device(a[1])
+    return [Ty("logits")]
+
+
+@op("grads.zero", role="zero")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Gradients of zero, one per parameter."""
+    _operands(a, "params")
+    return [GRADS]
+
+
+@op("grads.add", takes=(0, 1), effects="accumulate")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The sum of two bundles of gradients."""
+    _operands(a, "grads", "grads")
+    if a[0] != a[1]:
+        raise Bad("V2", f"adds {a[0]} and {a[1]}; both must be of one type")
+    return [a[0]]
+
+
+@op("grads.scale", takes=(0,), attrs="by")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Scale a sum over micro-batches to their mean; `by` is 1/n."""
+    _operands(a, "grads")
+    if a[0].has("mean"):
+        raise Bad("V4", "these gradients are scaled twice; they are a mean already")
+    return [a[0].but("sum", "mean")]
+
+
+@op("grads.all_reduce", takes=(0,), effects="collective", attrs="group")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The mean of the gradients over the ranks of `group`."""
+    _operands(a, "grads")
+    if a[0].has("synced"):
+        raise Bad("V4", "these gradients are reduced twice")
+    return [a[0].but("partial", "synced")]
+
+
+@op("grads.norm")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The global L2 norm of the gradients."""
+    _operands(a, "grads")
+    _ready(a[0], "measures")
+    return [SCALAR]
+
+
+@op("grads.clip", takes=(0,))
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Scale the gradients so that their global L2 norm is at most hyper.max_norm; also the norm before."""
+    _operands(a, "grads", "hyper")
+    _ready(a[0], "clips")
+    return [a[0], SCALAR]
+
+
+@op("health.check", takes=(0,))
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Note on the device whether the scalar is finite; the flag is down where it is not."""
+    _operands(a, "metrics", "scalar")
+    return [METRICS, Ty("flag")]
+
+
+@op("opt.init", role="slots", attrs="kind")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Optimizer state of `kind`, every slot made now."""
+    _operands(a, "params")
+    if "kind" not in attrs:
+        raise Bad("V2", "has no kind; write {kind=sgdm} or {kind=adamw}")
+    return [Ty("opt", (attrs["kind"],))]
+
+
+@op("opt.update", takes=(0, 1, 2), role="update")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """One optimizer step; parameters and state keep their old values where the flag is down."""
+    _operands(a, "params", "opt", "grads", "hyper", "flag")
+    _ready(a[2], "updates from")
+    return [a[0], a[1]]
+
+
+@op("metrics.zero")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Fresh accumulators on the device."""
+    _operands(a)
+    return [METRICS]
+
+
+@op("metrics.add", takes=(0,), effects="accumulate", attrs="name")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Add a scalar to the running mean called `name`."""
+    _operands(a, "metrics", "scalar")
+    return [METRICS]
+
+
+@op("metrics.count", takes=(0,))
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Count right answers and rows of an evaluated batch, each row by its weight."""
+    _operands(a, "metrics", "logits", "batch")
+    _on_device(a[2])
+    return [METRICS]
+
+
+@op("metrics.all_reduce", takes=(0,), effects="collective", attrs="group")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Sum the accumulators over the ranks of `group`."""
+    _operands(a, "metrics")
+    return [METRICS]
+
+
+@op("metrics.read", takes=(0,), effects="host")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Wait for the device and read the accumulators: the only host read there is."""
+    _operands(a, "metrics")
+    return [Ty("report")]

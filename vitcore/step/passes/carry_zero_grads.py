@@ -1,0 +1,46 @@
+"""On a lazy device the gradients of the next step are zeroed in this step's update.
+
+Without this, the first micro-batch of a step would record another graph than the others. The zeros become derived
+state: made by `init` and `restore`, carried by `train`, never saved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vitcore.step.ir import Op, Program, Value, fresh, rename
+from vitcore.step.lowering import Lowering, lowering_pass
+
+
+@lowering_pass("exact")
+def carry_zero_grads(program: Program, lowering: Lowering) -> Program:
+    """Move `grads.zero` from the head of `train` to its end, and make the first zeros in `init` and `restore`."""
+    assert lowering.module is not None
+    if not lowering.backend.lazy or not _zero(lowering.module["train"]):
+        return program
+    if program.name == "train":
+        zero = _zero(program)
+        assert zero is not None
+        carried = replace(zero.outs[0], ty=replace(zero.outs[0].ty, derived=True))
+        at = next(i for i, v in enumerate(program.params) if not v.ty.linear)
+        params = (*program.params[:at], carried, *program.params[at:])
+        ops = rename([op for op in program.ops if op is not zero], {carried.name: carried})
+        return _return_zeros(replace(program, params=params, ops=ops), zero)
+    if program.name in ("init", "restore"):
+        return _return_zeros(program, _zero(lowering.module["train"]))
+    return program
+
+
+def _zero(program: Program) -> Op | None:
+    return next((op for op in program.ops if op.name == "grads.zero"), None)
+
+
+def _return_zeros(program: Program, zero: Op | None) -> Program:
+    assert zero is not None
+    *ops, end = program.ops
+    params = next(v for v in end.args if v.ty.kind == "params")
+    made = Value(fresh(program, zero.outs[0].name + "n"), zero.outs[0].ty)
+    free = [v for v in end.args if not v.ty.linear]
+    state = [v for v in end.args if v.ty.linear]
+    again = Op("grads.zero", (params,), (made,), zero.attrs)
+    return replace(program, ops=(*ops, again, replace(end, args=(*state, made, *free))))

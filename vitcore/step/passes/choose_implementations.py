@@ -1,0 +1,37 @@
+"""Each op is claimed by the first kernel whose `when` accepts it; the text says which, and how often it flushes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from vitcore.errors import VitcoreError
+from vitcore.step.ir import FLOW, Op, Program
+from vitcore.step.lowering import Lowering, lowering_pass
+
+
+@lowering_pass("placement", required=True)
+def choose_implementations(program: Program, lowering: Lowering) -> Program:
+    """Set `impl`, and `flushes` where the kernel declares some, on every op outside the control flow."""
+
+    def chosen(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+        return tuple(replace(_choose(op, program, lowering), body=chosen(op.body)) for op in ops)
+
+    return replace(program, ops=chosen(program.ops))
+
+
+def _choose(op: Op, program: Program, lowering: Lowering) -> Op:
+    if op.name in FLOW:
+        return op
+    asked = [k for k in lowering.kernels if k.op == op.name]
+    for i, kernel in enumerate(asked):
+        why = kernel.refusal(op, lowering.world)
+        last = i == len(asked) - 1
+        if why is None and (last or lowering.fuel.take()):
+            before, inside, after = kernel.flushes_for(op)
+            flushes = {"flushes": f"{before}/{inside}/{after}"} if before + inside + after else {}
+            return op.with_attrs(impl=kernel.name, **flushes)
+        lowering.refusals.append(f"@{program.name} {op.name}: {kernel.name} refused: {why or 'out of fuel'}")
+    raise VitcoreError(
+        f"{op.name} has no kernel on backend {lowering.backend.name!r} that takes it "
+        f"({len(asked)} refused); provide one with @kernel({op.name!r}) or run with --explain to see why"
+    )

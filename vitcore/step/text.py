@@ -1,0 +1,220 @@
+"""The text of programs: printer and parser. `parse(print(p)) == p` (rule V14), so tests are written in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from vitcore.errors import VitcoreError
+from vitcore.step.ir import Group, Module, Op, Program, Ty, Value
+
+
+class ParseError(VitcoreError):
+    """The text of a program is malformed; the message names the line and what was expected there."""
+
+
+# ---- printing ----
+
+_BARE = re.compile(r"[\w.+*/:|^$-]+")
+
+
+def _attrs(attrs: Mapping[str, str]) -> str:
+    if not attrs:
+        return ""
+    shown = (f"{k}={v if _BARE.fullmatch(v) else _quote(v)}" for k, v in sorted(attrs.items()))
+    return " {" + ", ".join(shown) + "}"
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _declare(values: Iterable[Value]) -> str:
+    return "(" + ", ".join(f"{v}: {v.ty}" for v in values) + ")"
+
+
+def print_op(op: Op, depth: int = 0) -> str:
+    """The op and its block, indented by `depth` levels of two spaces."""
+    pad = "  " * depth
+    head = pad + (", ".join(map(str, op.outs)) + " = " if op.outs else "") + op.name
+    head += " " + ", ".join(map(str, op.args)) if op.args else ""
+    head += _attrs(op.attrs)
+    if op.body:
+        binds = " " + _declare(op.binds) if op.binds else ""
+        return "\n".join([head + binds + " [", *(print_op(o, depth + 1) for o in op.body), pad + "]"])
+    return head + (" : " + ", ".join(str(v.ty) for v in op.outs) if op.outs else "")
+
+
+def print_program(program: Program) -> str:
+    """The program's text, ending in a newline."""
+    head = f"{program.level} @{program.name}{_declare(program.params)}{_attrs(program.attrs)} ["
+    return "\n".join([head, *(print_op(op, 1) for op in program.ops), "]"]) + "\n"
+
+
+def print_module(module: Module) -> str:
+    """The module's header, its parameter groups and its programs."""
+    lines = [f"module @{module.name}{_attrs(module.attrs)}"]
+    for g in module.groups:
+        lines.append(
+            f"group @{g.name}" + _attrs({"pattern": g.pattern, "lr": f"{g.lr:g}", "weight_decay": f"{g.weight_decay:g}"})
+        )
+    return "\n".join(lines) + "\n\n" + "\n".join(print_program(p) for p in module.programs)
+
+
+# ---- parsing ----
+
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\r]+|//[^\n]*)|(?P<newline>\n)|(?P<value>%\w+)|(?P<symbol>@[\w.-]+)
+    |(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<word>[\w.+*/|^$-]+(?::[\w.-]+)*)|(?P<mark>[\[\](){}<>,=:])""",
+    re.X,
+)
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.tokens: list[tuple[str, str, int]] = []
+        line, at = 1, 0
+        while at < len(text):
+            m = _TOKEN.match(text, at)
+            if m is None:
+                raise ParseError(f"program text, line {line}: cannot read {text[at : at + 12]!r}")
+            kind = m.lastgroup or ""
+            if kind == "newline":
+                line += 1
+            elif kind != "space":
+                self.tokens.append((kind, m.group(), line))
+            at = m.end()
+        self.at, self.end_line = 0, line
+        self.env: dict[str, Value] = {}
+
+    def peek(self) -> str:
+        return self.tokens[self.at][1] if self.at < len(self.tokens) else ""
+
+    def kind(self) -> str:
+        return self.tokens[self.at][0] if self.at < len(self.tokens) else "end"
+
+    def fail(self, wanted: str) -> ParseError:
+        line = self.tokens[self.at][2] if self.at < len(self.tokens) else self.end_line
+        return ParseError(f"program text, line {line}: expected {wanted}, found {self.peek() or 'the end'!r}")
+
+    def take(self, wanted: str) -> str:
+        """Consume one token: a literal such as "[" or a kind such as "<word>"."""
+        if self.kind() != wanted[1:-1] if len(wanted) > 2 and wanted[0] == "<" else self.peek() != wanted:
+            raise self.fail(wanted)
+        self.at += 1
+        return self.tokens[self.at - 1][1]
+
+    def accept(self, literal: str) -> bool:
+        if self.peek() == literal:
+            self.at += 1
+            return True
+        return False
+
+    def type(self) -> Ty:
+        kind = self.take("<word>")
+        if kind == "derived":
+            self.take("<")
+            inner = self.type()
+            self.take(">")
+            return Ty(inner.kind, inner.args, derived=True)
+        args = []
+        if self.accept("<"):
+            while not self.accept(">"):
+                args.append(self.take("<word>"))
+        return Ty(kind, tuple(args))
+
+    def declared(self) -> tuple[Value, ...]:
+        self.take("(")
+        out: list[Value] = []
+        while not self.accept(")"):
+            if out:
+                self.take(",")
+            name = self.take("<value>")[1:]
+            self.take(":")
+            out.append(Value(name, self.type()))
+        self.env.update({v.name: v for v in out})
+        return tuple(out)
+
+    def attrs(self) -> dict[str, str]:
+        out: dict[str, str] = {}
+        if self.accept("{"):
+            while not self.accept("}"):
+                if out:
+                    self.take(",")
+                key = self.take("<word>")
+                self.take("=")
+                quoted = self.kind() == "string"
+                text = self.take("<string>" if quoted else "<word>")
+                out[key] = re.sub(r"\\(.)", r"\1", text[1:-1]) if quoted else text
+        return out
+
+    def names(self) -> list[str]:
+        out = []
+        while self.kind() == "value":
+            out.append(self.take("<value>")[1:])
+            if not self.accept(","):
+                break
+        return out
+
+    def op(self) -> Op:
+        outs = self.names()
+        if outs:
+            self.take("=")
+        name = self.take("<word>")
+        args = tuple(self.env.get(n) or Value(n, Ty("undefined")) for n in self.names())
+        attrs = self.attrs()
+        binds: tuple[Value, ...] = ()
+        body: tuple[Op, ...] = ()
+        types: list[Ty] = []
+        if self.peek() in ("(", "["):
+            binds = self.declared() if self.peek() == "(" else ()
+            body = self.block()
+            types = [a.ty.plain for a in body[-1].args] if body else []
+        elif self.accept(":"):
+            types = [self.type()]
+            while self.accept(","):
+                types.append(self.type())
+        if len(outs) != len(types):
+            raise self.fail(f"{len(outs)} result types for {name}, not {len(types)}")
+        made = tuple(Value(n, t) for n, t in zip(outs, types, strict=True))
+        self.env.update({v.name: v for v in made})
+        return Op(name, args, made, attrs, binds, body)
+
+    def block(self) -> tuple[Op, ...]:
+        self.take("[")
+        ops = []
+        while not self.accept("]"):
+            ops.append(self.op())
+        return tuple(ops)
+
+    def program(self) -> Program:
+        self.env = {}
+        level, name = self.take("<word>"), self.take("<symbol>")[1:]
+        params, attrs = self.declared(), self.attrs()
+        return Program(name, level, params, self.block(), attrs)
+
+    def module(self) -> Module:
+        self.take("module")
+        name, attrs = self.take("<symbol>")[1:], self.attrs()
+        groups = []
+        while self.accept("group"):
+            group, a = self.take("<symbol>")[1:], self.attrs()
+            groups.append(Group(group, a["pattern"], float(a["lr"]), float(a["weight_decay"])))
+        programs = []
+        while self.kind() != "end":
+            programs.append(self.program())
+        return Module(name, attrs, tuple(groups), tuple(programs))
+
+
+def parse(text: str) -> Program:
+    """Read one program; raises `ParseError` naming the line."""
+    parser = _Parser(text)
+    program = parser.program()
+    if parser.kind() != "end":
+        raise parser.fail("the end of the program")
+    return program
+
+
+def parse_module(text: str) -> Module:
+    """Read a module: header, groups, programs; raises `ParseError` naming the line."""
+    return _Parser(text).module()
