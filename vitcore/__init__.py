@@ -1,1 +1,77 @@
-"""x"""
+"""vitcore trains Vision Transformers on any accelerator: a training step is a small program, a backend its compiler.
+
+    import vitcore
+    result = vitcore.recipe("digits").train(num_steps=100)
+    print(vitcore.recipe("digits").lower("cpu"))
+
+Importing it imports no torch, so that a backend's environment can still be set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vitcore.errors import VitcoreError
+
+if TYPE_CHECKING:
+    from vitcore.config import Config
+    from vitcore.training import Result
+
+__all__ = ["Recipe", "VitcoreError", "recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe by name or file; each verb takes settings that replace the recipe's."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, **settings: Any) -> Config:
+        """The resolved configuration."""
+        from vitcore.config import Config, check_keys
+        from vitcore.recipes import load_recipe
+
+        changed = check_keys({**self.settings, **settings}, f"recipe {self.name}")
+        values = {**load_recipe(self.name), "recipe": self.name, **changed}
+        config = Config(**values)
+        return config if "name" in values else Config(**{**values, "name": config.recipe_name})
+
+    def train(self, **settings: Any) -> Result:
+        """Train to the end; what `python -m vitcore.train` does."""
+        from vitcore.plan import make_plan
+        from vitcore.runtime.opening import set_environment
+
+        plan = make_plan(self.config(**settings))
+        set_environment(plan.backend, plan.plugins)
+        from vitcore.training import train
+
+        return train(plan)
+
+    def lower(self, backend: str, **settings: Any) -> str:
+        """The lowered programs for a backend, as text, on any machine and without torch."""
+        from vitcore.plan import make_plan
+
+        return make_plan(self.config(**settings, backend=backend), to_run=False).show("lowered")
+
+    def evaluate(self, checkpoint: str, **settings: Any) -> dict[str, float]:
+        """Accuracy, right answers, images and loss of a checkpoint of this recipe."""
+        from pathlib import Path
+
+        from vitcore.plan import make_plan
+        from vitcore.runtime.opening import set_environment
+
+        plan = make_plan(self.config(**settings))
+        set_environment(plan.backend, plan.plugins)
+        from vitcore.session import Session
+
+        with Session(plan) as session:
+            state, _ = session.load(Path(checkpoint))
+            state, _ = session.executable.log(state)
+            return session.evaluate(state)[1]
+
+
+def recipe(name: str, **settings: Any) -> Recipe:
+    """A shipped recipe, a plugin's, or a TOML or Python file, with settings that replace its own."""
+    return Recipe(name, settings)

@@ -72,14 +72,16 @@ def sample_indices(seed: int, positions: Int64s, n: int, usable: int) -> Int64s:
 
 def sample_keys(seed: int, positions: Int64s, stream: int = KEY_STREAM_DROPOUT) -> npt.NDArray[np.int32]:
     """One int32 key for each position: a hash of (seed, stream, position)."""
-    return (_hash(seed, stream, positions) >> np.uint64(32)).astype(np.uint32).view(np.int32)
+    high: npt.NDArray[np.uint64] = _hash(seed, stream, positions) >> np.uint64(32)
+    return high.astype(np.uint32).view(np.int32)
 
 
 def draw_uniform(seed: int, positions: Int64s, stream: int, count: int) -> npt.NDArray[np.float64]:
-    """`count` numbers in [0, 1) for each position, of shape (len(positions), count): a hash of (seed, stream, position)."""
+    """`count` numbers in [0, 1) a position, of shape (len(positions), count): hashes of (seed, stream, position)."""
     base = _hash(seed, stream, positions)[:, None]
-    draws = _finalise(base + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN)
-    return (draws >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    bits: npt.NDArray[np.uint64] = _finalise(base + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN) >> np.uint64(11)
+    uniform: npt.NDArray[np.float64] = bits.astype(np.float64) * 2.0**-53
+    return uniform
 
 
 def _hash(seed: int, stream: int, positions: Int64s) -> npt.NDArray[np.uint64]:
@@ -92,4 +94,5 @@ def _hash(seed: int, stream: int, positions: Int64s) -> npt.NDArray[np.uint64]:
 def _finalise(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * _FACTOR_1
     x = (x ^ (x >> np.uint64(27))) * _FACTOR_2
-    return x ^ (x >> np.uint64(31))
+    x = x ^ (x >> np.uint64(31))
+    return x

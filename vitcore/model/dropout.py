@@ -64,7 +64,7 @@ def dropout(x: Tensor, p: float, site: int) -> Tensor:
 def drop_mask(x: Tensor, p: float, site: int) -> Tensor:
     """The elements of `x` that `dropout(x, p, site)` zeroes, as a boolean tensor of its shape."""
     if not 0.0 < p < 1.0:
-        raise VitcoreError(f"dropout: p={p} is not a rate; give a number from 0 up to, not with, 1")
+        raise VitcoreError(f"dropout: p={p} is not a rate; give a number of at least 0 and under 1")
     samples = _current.get()
     if samples is None:
         raise VitcoreError(
@@ -78,13 +78,13 @@ def drop_mask(x: Tensor, p: float, site: int) -> Tensor:
             "give dropout_keys one key for each row"
         )
     index_E = torch.arange(math.prod(x.shape[1:]), dtype=torch.int32, device=x.device)
-    element_E = mix(mix_site(site) + index_E)
+    element_E = mix(index_E + _first_element(site))
     # A random linear function, one a sample, of a well mixed number, one an element: any two elements are independent,
     # for three operations on the whole batch where hashing each element of each sample would take twenty.
     hash_BE = element_E * samples.factor_B1 + samples.offset_B1
     return (hash_BE < min(round(p * 2**32), 2**32 - 1) - 2**31).view(x.shape)
 
 
-def mix_site(site: int) -> int:
-    """Where the numbers of `site`'s elements begin: far from those of every other site."""
+def _first_element(site: int) -> int:
+    """Where the numbers of `site`'s elements begin: steps of the golden ratio keep sites far from each other."""
     return int32((site + 1) * 0x9E3779B9)

@@ -31,17 +31,19 @@ class Variant:
     def __post_init__(self) -> None:
         """Refuse numbers that make no model (VitcoreError)."""
         for field in ("patch", "width", "depth", "heads", "mlp", "img_size", "channels"):
-            if getattr(self, field) < 1:
-                raise VitcoreError(f"{self.name}: {field}={getattr(self, field)} must be at least 1; give a positive one")
+            size = getattr(self, field)
+            if size < 1:
+                raise VitcoreError(f"{self.name}: {field}={size} must be at least 1; give a positive one")
         if self.width % self.heads:
             raise VitcoreError(
                 f"{self.name}: width {self.width} is not a multiple of {self.heads} heads; "
                 "choose a number of heads that divides it"
             )
         for field in ("dropout", "attention_dropout"):
-            if not 0.0 <= getattr(self, field) < 1.0:
+            rate = getattr(self, field)
+            if not 0.0 <= rate < 1.0:
                 raise VitcoreError(
-                    f"{self.name}: {field}={getattr(self, field)} is not a rate; give a number from 0 up to, not with, 1"
+                    f"{self.name}: {field}={rate} is not a rate; give a number of at least 0 and under 1"
                 )
         if self.gelu not in ("tanh", "exact"):
             raise VitcoreError(f'{self.name}: gelu={self.gelu!r} is not known; give "tanh" or "exact"')

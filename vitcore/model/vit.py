@@ -41,7 +41,8 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(variant.channels, variant.width, kernel_size=variant.patch, stride=variant.patch)
 
     def forward(self, images_BCSS: Tensor) -> Tensor:
-        return self.proj(images_BCSS).flatten(2).transpose(1, 2)
+        patches_BDGG: Tensor = self.proj(images_BCSS)
+        return patches_BDGG.flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -105,7 +106,8 @@ class Block(nn.Module):
 
     def forward(self, x_BND: Tensor, functions: Functions, block: int) -> Tensor:
         x_BND = x_BND + self.attn(self.norm1(x_BND), functions, block)
-        return x_BND + self.mlp(self.norm2(x_BND), functions, block)
+        x_BND = x_BND + self.mlp(self.norm2(x_BND), functions, block)
+        return x_BND
 
 
 class VisionTransformer(nn.Module):
@@ -126,7 +128,7 @@ class VisionTransformer(nn.Module):
                 f"use {sizes}"
             )
         if num_classes < 1:
-            raise VitcoreError(f"{variant.name}: num_classes {num_classes} must be at least 1; give the data set's number")
+            raise VitcoreError(f"{variant.name}: num_classes {num_classes} must be at least 1; give the data set's")
         self.variant = variant
         self.img_size = img_size
         self.num_classes = num_classes
@@ -150,7 +152,8 @@ class VisionTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             x_BND = block(x_BND, self.functions, number)
         # Each row is normalised by itself, so only the class token's, the one the head reads, need be.
-        return self.head(self.norm(x_BND[:, 0]))
+        logits_BK: Tensor = self.head(self.norm(x_BND[:, 0]))
+        return logits_BK
 
     def _check(self, images_BCSS: Tensor) -> None:
         expected = (self.variant.channels, self.img_size, self.img_size)

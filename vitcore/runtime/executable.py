@@ -76,6 +76,11 @@ class Executable:
         kinds = [v.ty.kind for v in module.state]
         self._params, self._metrics = kinds.index("params"), kinds.index("metrics")
 
+    @property
+    def params_name(self) -> str:
+        """The name of the parameters among the state's values."""
+        return self.module.state[self._params].name
+
     def _wait(self) -> None:
         self.rt.wait()
 

@@ -39,14 +39,11 @@ def choose_backend(plugins: Plugins, name: str) -> tuple[Backend, str]:
     raise VitcoreError(f"no backend can run here: {'; '.join(passed_over) or 'none is installed'}")
 
 
-def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
-    """Set the backend's environment, import what registers its device, and open it.
+def set_environment(backend: Backend, plugins: Plugins | None = None) -> None:
+    """Set what the backend's libraries read when they are first imported, before torch is.
 
-    Where torch is imported already, the environment must agree already: torch and its extensions read it once.
+    Where torch is imported already, the environment must agree already.
     """
-    reason = unavailable(backend)
-    if reason is not None:
-        raise VitcoreError(f"backend {backend.name!r} cannot run here: {reason}")
     wrong = {k: v for k, v in backend.env.items() if os.environ.get(k) != v}
     if wrong and "torch" in sys.modules:
         early = f" (imported by plugin {', '.join(plugins.imported_torch)})" if plugins and plugins.imported_torch else ""
@@ -56,6 +53,14 @@ def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
             f"already{early}; put this first: import os; {first}"
         )
     os.environ.update(wrong)
+
+
+def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
+    """Set the backend's environment, import what registers its device, and open it; refuse what cannot run here."""
+    reason = unavailable(backend)
+    if reason is not None:
+        raise VitcoreError(f"backend {backend.name!r} cannot run here: {reason}")
+    set_environment(backend, plugins)
     for name in backend.imports:
         try:
             importlib.import_module(name)

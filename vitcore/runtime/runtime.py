@@ -116,6 +116,14 @@ class Runtime:
         self.bind(self._own, training=bool(self._training))
         return self._own
 
+    def take_params(self, values: Params) -> Params:
+        """Copy values into the model's own tensors and return those, as after a restore."""
+        own = self.own_params()
+        with torch.no_grad():
+            for tensor, value in zip(own, values, strict=True):
+                tensor.copy_(value)
+        return own
+
     def bind(self, params: Params, *, training: bool) -> None:
         """Let the model compute with these tensors, in this mode."""
         if params is not self._bound:

@@ -1,13 +1,14 @@
 """The op table: what every op means to the compiler. Printer, parser, verifier, passes, kernels and docs read it.
 
-An entry is a typing rule (its docstring says what the op does), the operands it consumes, its effects (host: waits for or
-works on the host; transfer; collective; accumulate: only folds a result into an accumulator), and the role that names a
-compiled region. Typing rules raise `Bad(rule, message)`; rules V4 (gradients reduced and scaled exactly
-once) and V5 (randomness never reused) need no analysis of their own: they follow from the types.
+An entry is a typing rule (its docstring says what the op does), the operands it consumes, its effects (host: waits for
+or works on the host; transfer; collective; accumulate: only folds a result into an accumulator), and the role that
+names a compiled region. Typing rules raise `Bad(rule, message)`; rules V4 (gradients reduced and scaled exactly once) and V5
+(randomness never reused) need no analysis of their own: they follow from the types.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class OpDef:
     effects: frozenset[str]
     role: str
     attrs: tuple[str, ...]
+    required: tuple[str, ...]
 
     @property
     def doc(self) -> str:
@@ -49,10 +51,13 @@ LOWERED_ATTRS = ("impl", "autocast", "flushes")
 
 
 def op(name: str, *, takes: tuple[int, ...] = (), effects: str = "", role: str = "", attrs: str = "") -> Callable:
-    """Enter a typing rule into the table. `takes`: operand positions it consumes; the others are borrowed."""
+    """Enter a typing rule into the table. `takes`: operand positions it consumes; the others are borrowed. `attrs`: the
+    attributes it knows; `name!` is one that it must have."""
 
     def enter(infer: Infer) -> Infer:
-        OPS[name] = OpDef(name, infer, takes, frozenset(effects.split()), role, tuple(attrs.split()))
+        required = tuple(a[:-1] for a in attrs.split() if a.endswith("!"))
+        known = tuple(a.rstrip("!") for a in attrs.split())
+        OPS[name] = OpDef(name, infer, takes, frozenset(effects.split()), role, known, required)
         return infer
 
     return enter
@@ -67,7 +72,8 @@ CURSOR, KEY, METRICS, TAPE = Ty("cursor"), Ty("key"), Ty("metrics"), Ty("tape")
 
 def _operands(args: Sequence[Ty], *kinds: str) -> None:
     if [a.kind for a in args] != list(kinds):
-        raise Bad("V2", f"takes ({', '.join(kinds)}) but is given ({', '.join(map(str, args))})")
+        given = ", ".join(map(str, args))
+        raise Bad("V2", f"takes ({', '.join(kinds)}) but is given ({given}); give it operands of these kinds")
 
 
 def _on_device(batch: Ty) -> None:
@@ -94,7 +100,7 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Copy a batch to the device; bytes become numbers in [-1, 1] there."""
     _operands(a, "batch")
     if not a[0].has("host"):
-        raise Bad("V2", "the batch is already on the device")
+        raise Bad("V2", "the batch is already on the device; remove this data.put")
     return [DEV]
 
 
@@ -151,21 +157,23 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [a[0]]
 
 
-@op("grads.scale", takes=(0,), attrs="by")
+@op("grads.scale", takes=(0,), attrs="by!")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Scale a sum over micro-batches to their mean; `by` is 1/n."""
     _operands(a, "grads")
     if a[0].has("mean"):
-        raise Bad("V4", "these gradients are scaled twice; they are a mean already")
+        raise Bad("V4", "these gradients are scaled twice; they are a mean already, remove one grads.scale")
+    if not re.fullmatch(r"1/[1-9][0-9]*", attrs["by"]):
+        raise Bad("V4", f"a sum times {attrs['by']} is no mean; write {{by=1/n}} with n micro-batches")
     return [a[0].but("sum", "mean")]
 
 
-@op("grads.all_reduce", takes=(0,), effects="collective", attrs="group")
+@op("grads.all_reduce", takes=(0,), effects="collective", attrs="group!")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """The mean of the gradients over the ranks of `group`."""
     _operands(a, "grads")
     if a[0].has("synced"):
-        raise Bad("V4", "these gradients are reduced twice")
+        raise Bad("V4", "these gradients are reduced twice; remove one grads.all_reduce")
     return [a[0].but("partial", "synced")]
 
 
@@ -192,12 +200,10 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [METRICS, Ty("flag")]
 
 
-@op("opt.init", role="slots", attrs="kind")
+@op("opt.init", role="slots", attrs="kind!")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Optimizer state of `kind`, every slot made now."""
     _operands(a, "params")
-    if "kind" not in attrs:
-        raise Bad("V2", "has no kind; write {kind=sgdm} or {kind=adamw}")
     return [Ty("opt", (attrs["kind"],))]
 
 
@@ -216,7 +222,7 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [METRICS]
 
 
-@op("metrics.add", takes=(0,), effects="accumulate", attrs="name")
+@op("metrics.add", takes=(0,), effects="accumulate", attrs="name!")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Add a scalar to the running mean called `name`."""
     _operands(a, "metrics", "scalar")
@@ -231,7 +237,7 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [METRICS]
 
 
-@op("metrics.all_reduce", takes=(0,), effects="collective", attrs="group")
+@op("metrics.all_reduce", takes=(0,), effects="collective", attrs="group!")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Sum the accumulators over the ranks of `group`."""
     _operands(a, "metrics")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 
@@ -15,18 +16,20 @@ class ParseError(VitcoreError):
 
 # ---- printing ----
 
-_BARE = re.compile(r"[\w.+*/:|^$-]+")
+_WORD = r"[\w.+*/|^$-]+(?::[\w.-]+)*"
+_BARE = re.compile(rf"(?!//){_WORD}", re.A)
 
 
 def _attrs(attrs: Mapping[str, str]) -> str:
     if not attrs:
         return ""
-    shown = (f"{k}={v if _BARE.fullmatch(v) else _quote(v)}" for k, v in sorted(attrs.items()))
+    shown = (f"{k}={v if _BARE.fullmatch(v) else json.dumps(v)}" for k, v in sorted(attrs.items()))
     return " {" + ", ".join(shown) + "}"
 
 
-def _quote(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _number(x: float) -> str:
+    short = f"{x:g}"
+    return short if float(short) == x else repr(x)
 
 
 def _declare(values: Iterable[Value]) -> str:
@@ -55,19 +58,19 @@ def print_module(module: Module) -> str:
     """The module's header, its parameter groups and its programs."""
     lines = [f"module @{module.name}{_attrs(module.attrs)}"]
     for g in module.groups:
-        lines.append(
-            f"group @{g.name}" + _attrs({"pattern": g.pattern, "lr": f"{g.lr:g}", "weight_decay": f"{g.weight_decay:g}"})
-        )
+        multiples = {"lr": _number(g.lr), "weight_decay": _number(g.weight_decay)}
+        lines.append(f"group @{g.name}" + _attrs({"pattern": g.pattern, **multiples}))
     return "\n".join(lines) + "\n\n" + "\n".join(print_program(p) for p in module.programs)
 
 
 # ---- parsing ----
 
 _TOKEN = re.compile(
-    r"""(?P<space>[ \t\r]+|//[^\n]*)|(?P<newline>\n)|(?P<value>%\w+)|(?P<symbol>@[\w.-]+)
-    |(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<word>[\w.+*/|^$-]+(?::[\w.-]+)*)|(?P<mark>[\[\](){}<>,=:])""",
-    re.X,
+    rf"""(?P<space>[ \t\r]+|//[^\n]*)|(?P<newline>\n)|(?P<value>%[A-Za-z_]\w*)|(?P<symbol>@[\w.-]+)
+    |(?P<string>"(?:[^"\\\n]|\\.)*")|(?P<word>{_WORD})|(?P<mark>[\[\](){{}}<>,=:])""",
+    re.X | re.A,
 )
+_DEEPEST = 32  # blocks inside blocks; a program has two
 
 
 class _Parser:
@@ -84,7 +87,7 @@ class _Parser:
             elif kind != "space":
                 self.tokens.append((kind, m.group(), line))
             at = m.end()
-        self.at, self.end_line = 0, line
+        self.at, self.end_line, self.depth = 0, line, 0
         self.env: dict[str, Value] = {}
 
     def peek(self) -> str:
@@ -93,9 +96,12 @@ class _Parser:
     def kind(self) -> str:
         return self.tokens[self.at][0] if self.at < len(self.tokens) else "end"
 
+    def line(self) -> int:
+        return self.tokens[self.at][2] if self.at < len(self.tokens) else self.end_line
+
     def fail(self, wanted: str) -> ParseError:
-        line = self.tokens[self.at][2] if self.at < len(self.tokens) else self.end_line
-        return ParseError(f"program text, line {line}: expected {wanted}, found {self.peek() or 'the end'!r}")
+        found = self.peek() or "the end"
+        return ParseError(f"program text, line {self.line()}: expected {wanted}, found {found!r}")
 
     def take(self, wanted: str) -> str:
         """Consume one token: a literal such as "[" or a kind such as "<word>"."""
@@ -112,16 +118,16 @@ class _Parser:
 
     def type(self) -> Ty:
         kind = self.take("<word>")
-        if kind == "derived":
+        if derived := kind == "derived":
             self.take("<")
-            inner = self.type()
-            self.take(">")
-            return Ty(inner.kind, inner.args, derived=True)
+            kind = self.take("<word>")
         args = []
         if self.accept("<"):
             while not self.accept(">"):
                 args.append(self.take("<word>"))
-        return Ty(kind, tuple(args))
+        if derived:
+            self.take(">")
+        return Ty(kind, tuple(args), derived)
 
     def declared(self) -> tuple[Value, ...]:
         self.take("(")
@@ -141,15 +147,23 @@ class _Parser:
             while not self.accept("}"):
                 if out:
                     self.take(",")
+                if self.peek() in out:
+                    raise self.fail("each attribute once")
                 key = self.take("<word>")
                 self.take("=")
-                quoted = self.kind() == "string"
-                text = self.take("<string>" if quoted else "<word>")
-                out[key] = re.sub(r"\\(.)", r"\1", text[1:-1]) if quoted else text
+                out[key] = self.string() if self.kind() == "string" else self.take("<word>")
         return out
 
+    def string(self) -> str:
+        try:
+            text = json.loads(self.peek(), strict=False)
+        except ValueError:
+            raise self.fail("a string with the escapes of JSON") from None
+        self.take("<string>")
+        return text
+
     def names(self) -> list[str]:
-        out = []
+        out: list[str] = []
         while self.kind() == "value":
             out.append(self.take("<value>")[1:])
             if not self.accept(","):
@@ -160,8 +174,9 @@ class _Parser:
         outs = self.names()
         if outs:
             self.take("=")
-        name = self.take("<word>")
-        args = tuple(self.env.get(n) or Value(n, Ty("undefined")) for n in self.names())
+        line, name = self.line(), self.take("<word>")
+        operands = self.names() if self.line() == line else []  # the next line's results are no operands
+        args = tuple(self.env.get(n) or Value(n, Ty("undefined")) for n in operands)
         attrs = self.attrs()
         binds: tuple[Value, ...] = ()
         body: tuple[Op, ...] = ()
@@ -175,16 +190,21 @@ class _Parser:
             while self.accept(","):
                 types.append(self.type())
         if len(outs) != len(types):
-            raise self.fail(f"{len(outs)} result types for {name}, not {len(types)}")
+            wanted = f"{len(outs)} result types for {name}"
+            raise ParseError(f"program text, line {line}: expected {wanted}, found {len(types)}")
         made = tuple(Value(n, t) for n, t in zip(outs, types, strict=True))
         self.env.update({v.name: v for v in made})
         return Op(name, args, made, attrs, binds, body)
 
     def block(self) -> tuple[Op, ...]:
+        if self.depth == _DEEPEST:
+            raise self.fail(f"at most {_DEEPEST} blocks inside each other")
         self.take("[")
+        self.depth += 1
         ops = []
         while not self.accept("]"):
             ops.append(self.op())
+        self.depth -= 1
         return tuple(ops)
 
     def program(self) -> Program:
@@ -193,13 +213,22 @@ class _Parser:
         params, attrs = self.declared(), self.attrs()
         return Program(name, level, params, self.block(), attrs)
 
+    def group(self) -> Group:
+        line, name, a = self.line(), self.take("<symbol>")[1:], self.attrs()
+        try:
+            if len(a) == 3:
+                return Group(name, a["pattern"], float(a["lr"]), float(a["weight_decay"]))
+        except (KeyError, ValueError):
+            pass
+        wanted, found = f"{{lr=number, pattern=text, weight_decay=number}} for group @{name}", _attrs(a) or " nothing"
+        raise ParseError(f"program text, line {line}: expected {wanted}, found{found}")
+
     def module(self) -> Module:
         self.take("module")
         name, attrs = self.take("<symbol>")[1:], self.attrs()
         groups = []
         while self.accept("group"):
-            group, a = self.take("<symbol>")[1:], self.attrs()
-            groups.append(Group(group, a["pattern"], float(a["lr"]), float(a["weight_decay"])))
+            groups.append(self.group())
         programs = []
         while self.kind() != "end":
             programs.append(self.program())

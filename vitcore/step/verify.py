@@ -1,29 +1,34 @@
 """The verifier: what makes a program legal, rule by rule, with messages that name op, value, rule and remedy.
 
 V1 defined before use, once. V2 operand and result types. V3 linear values consumed exactly once, borrowed only before.
-V4 gradients reduced once and scaled once. V5 randomness never reused. V6 lowering's ops and attributes only once
-lowering has begun. V7 no wait for the host inside a region. V8 what changes from step to step is in `hyper`. V9 a sealed
-program has an implementation for every op. V10 loops carry what they yield. V11 on a lazy backend each region is flushed
-exactly once. V12 no collective inside `repeat`. V13 one result for each consumed state parameter, in order. V14 the text
-round-trips. Each has a run-time twin or a proof by construction; see docs/program.md.
+V4 gradients reduced once and scaled once. V5 randomness never reused. V6 lowering's ops and attributes only once lowering
+has begun. V7 no wait for the host inside a region. V8 what changes from step to step is in `hyper`. V9 a sealed program
+has an implementation for every op. V10 loops carry what they yield. V11 on a lazy backend each region is flushed, and no
+mark follows or precedes a kernel's own flush. V12 no collective inside `repeat`. V13 one result for each consumed state
+parameter, in order. V14 the text round-trips. Each has a run-time twin or a proof by construction; see docs/program.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from vitcore.errors import VitcoreError
+from vitcore.errors import VitcoreError, nearest
 from vitcore.step.ir import FLOW, Module, Op, Program, Ty, Value
 from vitcore.step.ops import LOWERED_ATTRS, OPS, Bad
-from vitcore.step.text import parse
+from vitcore.step.text import ParseError, parse, parse_module
 
 # Names of what changes from step to step: as an attribute it would be frozen into a compiled step (rule V8).
 STEPWISE = frozenset(
     {"lr", "learning_rate", "weight_decay", "momentum", "beta1", "beta2", "eps", "max_norm", "decay", "seed", "step",
      "epoch"}
 )  # fmt: skip
+
+# What the ops that hold a block or end one may say about themselves.
+_FLOW_ATTRS = {"repeat": ("n",), "rt.region": ("name",), "rt.mark": ("after",)}
+_PROGRAMS = ("init", "train", "eval", "log", "restore")
 
 
 class Illegal(VitcoreError):
@@ -42,8 +47,10 @@ class _Scope:
     loop: dict[str, int] = field(default_factory=dict)  # value name -> id of the loop that defines it
     spent: dict[str, str] = field(default_factory=dict)  # consumed value -> the op that consumed it
     held: dict[str, frozenset[str]] = field(default_factory=dict)  # tape -> the parameters it borrows
-    made: list[Value] = field(default_factory=list)
-    streams: set[tuple[int, str]] = field(default_factory=set)
+    made: list[tuple[Value, str, Op | None]] = field(default_factory=list)
+    closed: dict[str, str] = field(default_factory=dict)  # value of a block that has ended -> the op with that block
+    streams: set[str] = field(default_factory=set)
+    regions: set[str] = field(default_factory=set)
     loops: int = 0
 
     def fail(self, rule: str, path: str, op: Op | None, why: str) -> NoReturn:
@@ -54,11 +61,13 @@ class _Scope:
         if v.name in self.loop:
             self.fail("V1", path, op, f"{v} is defined twice; give one of the two another name")
         self.loop[v.name] = loop
-        self.made.append(v)
+        self.made.append((v, path, op))
 
     def use(self, v: Value, takes: bool, loop: int, path: str, op: Op) -> None:
         if v.name not in self.loop:
             self.fail("V1", path, op, f"{v} is not defined before this op; define it or correct the name")
+        if v.name in self.closed:
+            self.fail("V1", path, op, f"{v} lives inside the {self.closed[v.name]} alone; yield it and use that result")
         if v.name in self.spent:
             rule = "V5" if v.ty.kind == "key" else "V3"
             fix = "split the key with rng.split" if rule == "V5" else "use the value that op returned"
@@ -66,11 +75,19 @@ class _Scope:
         if not (takes and v.ty.linear):
             return
         if self.loop[v.name] != loop:
-            self.fail("V3", path, op, f"{v} is consumed inside a loop that does not carry it; add it to what is carried")
+            why = f"{v} is consumed inside a loop that does not carry it; add it to what is carried"
+            self.fail("V3", path, op, why)
+        along = {a.name for a in op.args} if op.name in FLOW else set()  # a tape may move on together with what it holds
         for tape, params in self.held.items():
-            if v.name in params and tape not in self.spent and op.name not in ("rt.region", "yield"):
+            if v.name in params and tape not in self.spent and tape not in along:
                 self.fail("V3", path, op, f"{v} is borrowed by the live tape %{tape}; run model.backward on it first")
         self.spent[v.name] = op.name
+
+    def move(self, old: Sequence[Value], new: Sequence[Value]) -> None:
+        """Values go on under new names, and with a tape its borrow of parameters."""
+        names = {a.name: b.name for a, b in zip(old, new, strict=False)}
+        for tape in names.keys() & self.held.keys():
+            self.held[names[tape]] = frozenset(names.get(p, p) for p in self.held[tape])
 
 
 def verify(program: Program) -> Program:
@@ -82,34 +99,47 @@ def verify(program: Program) -> Program:
         scope.fail("V13", path, None, "does not end in a return; return one result for each consumed parameter")
     _block(scope, program.ops, path, 0, "")
     params = {v.name for v in program.params}
-    for v in scope.made:
+    for v, at, op in scope.made:
         if v.ty.linear and v.name not in scope.spent and v.name not in params:
             what = "is dropped: it must be consumed exactly once (carry, return or consume it)"
-            scope.fail("V3", path, None, f"{v} ({v.ty}) {what}")
+            scope.fail("V3", at, op, f"{v} ({v.ty}) {what}")
     _check_results(scope)
     if program.attrs.get("lazy") == "yes" and program.sealed:
         _check_marks(scope, program.ops, path)
-    text = str(program)
-    if parse(text) != program:
-        scope.fail("V14", path, None, "the text does not read back as the same program; rename what the text cannot hold")
+    _check_text(program, parse, path)
     return program
 
 
 def verify_module(module: Module) -> Module:
     """Verify every program, and that the programs agree on the state that crosses between them."""
+    names = [program.name for program in module.programs]
+    for name in _PROGRAMS:
+        if names.count(name) != 1:
+            raise Illegal("V13", f"(@{name})", f"is there {names.count(name)} times; a module has one of each program")
     for program in module.programs:
         verify(program)
-    state, saved = [v.ty for v in module.state], [v.ty for v in module.saved]
-    for name, program, want in (
-        ("init", module["init"].results, [t.plain for t in state]),
-        ("restore", module["restore"].results, [t.plain for t in state]),
-        ("restore", module["restore"].params, saved),
+    state, saved = [v.ty.plain for v in module.state], [v.ty for v in module.saved]
+    for name, verb, values, want in (
+        ("train", "returns", [v for v in module["train"].results if v.ty.linear], state),
+        ("init", "returns", module["init"].results, state),
+        ("restore", "returns", module["restore"].results, state),
+        ("restore", "takes", module["restore"].params, saved),
     ):
-        have = [v.ty for v in program]
+        have = [v.ty.plain if verb == "returns" else v.ty for v in values]
         if have != want:
-            shown = f"{_types(have)} where the step's state is {_types(want)}"
-            raise Illegal("V13", f"(@{name})", f"has {shown}; init and restore must make exactly that state")
+            why = f"{verb} {_types(have)} where the step's state is {_types(want)}; make it exactly that state"
+            raise Illegal("V13", f"(@{name})", why)
+    _check_text(module, parse_module, f"module @{module.name}")
     return module
+
+
+def _check_text(thing: Any, read: Callable[[str], Any], path: str) -> None:
+    try:
+        same, why = read(str(thing)) == thing, "as another one"
+    except ParseError as error:
+        same, why = False, f"({error})"
+    if not same:
+        raise Illegal("V14", f"({path})", f"the text does not read back {why}; rename what the text cannot hold")
 
 
 def _types(types: Sequence[Ty]) -> str:
@@ -122,6 +152,8 @@ def _block(scope: _Scope, ops: Sequence[Op], path: str, loop: int, region: str) 
         last = i == len(ops) - 1
         if op.name in ("yield", "return") and not last:
             scope.fail("V10", at, op, "is not the last op of its block; move it to the end")
+        if (op.body or op.binds) and op.name not in ("repeat", "rt.region"):
+            scope.fail("V10", at, op, "has a block; only repeat and rt.region have one, remove it")
         if op.name in FLOW:
             _flow(scope, op, at, loop, region)
         else:
@@ -133,21 +165,18 @@ def _block(scope: _Scope, ops: Sequence[Op], path: str, loop: int, region: str) 
 def _plain(scope: _Scope, op: Op, at: str, loop: int, region: str) -> None:
     row = OPS.get(op.name)
     if row is None:
-        scope.fail("V2", at, op, "is no op of the table in vitcore/step/ops.py; correct the name")
+        close = nearest(op.name, [*OPS, *FLOW])
+        scope.fail("V2", at, op, f"is no op of the table in vitcore/step/ops.py{close}; correct the name")
     for j, a in enumerate(op.args):
         scope.use(a, j in row.takes, loop, at, op)
-    for name in op.attrs:
-        if name in STEPWISE:
-            scope.fail("V8", at, op, f"attribute {name!r} changes from step to step; pass it in %hyper")
-        if name in LOWERED_ATTRS:
-            if scope.program.neutral:
-                scope.fail("V6", at, op, f"attribute {name!r} belongs to lowering; remove it from the neutral program")
-        elif name not in row.attrs:
-            scope.fail("V2", at, op, f"has no attribute {name!r}; it takes {', '.join(row.attrs) or 'none'}")
+    _attrs(scope, op, at, (*row.attrs, *LOWERED_ATTRS))
+    for name in row.required:
+        if name not in op.attrs:
+            scope.fail("V2", at, op, f"has no attribute {name!r}; write {{{name}=...}}")
     if region and "host" in row.effects:
-        scope.fail("V7", at, op, f"waits for the host inside region {region!r}; move it between regions")
+        scope.fail("V7", at, op, f"{_names(op)}waits for the host inside region {region!r}; move it between regions")
     if loop and "collective" in row.effects:
-        scope.fail("V12", at, op, "is a collective inside repeat; reduce once, after the loop")
+        scope.fail("V12", at, op, f"{_names(op)}is reduced inside repeat; reduce once, after the loop")
     try:
         want = row.infer([a.ty.plain for a in op.args], op.attrs)
     except Bad as bad:
@@ -158,12 +187,26 @@ def _plain(scope: _Scope, op: Op, at: str, loop: int, region: str) -> None:
     if scope.program.sealed and "impl" not in op.attrs:
         scope.fail("V9", at, op, "has no implementation; run choose_implementations before seal")
     if op.name == "rng.split":
-        stream = (loop, op.attrs.get("stream", ""))
+        stream = op.attrs.get("stream", "model")
         if stream in scope.streams:
-            scope.fail("V5", at, op, "draws from a stream that was drawn from already; give it another {stream=...}")
+            why = f"{_names(op)}is split for stream {stream!r} a second time; give it another {{stream=...}}"
+            scope.fail("V5", at, op, why)
         scope.streams.add(stream)
     if op.outs and op.outs[-1].ty.kind == "tape":
         scope.held[op.outs[-1].name] = frozenset(a.name for a in op.args if a.ty.kind == "params")
+
+
+def _attrs(scope: _Scope, op: Op, at: str, known: Sequence[str]) -> None:
+    for name in op.attrs:
+        if name in STEPWISE:
+            scope.fail("V8", at, op, f"attribute {name!r} changes from step to step; pass it in %hyper")
+        if name in LOWERED_ATTRS and scope.program.neutral:
+            scope.fail("V6", at, op, f"attribute {name!r} belongs to lowering; remove it from the neutral program")
+        if name not in known:
+            takes = ", ".join(k for k in known if k not in LOWERED_ATTRS) or "none"
+            scope.fail("V2", at, op, f"has no attribute {name!r}; it takes {takes}")
+    if not re.fullmatch(r"[0-9]+/[0-9]+/[0-9]+", op.attrs.get("flushes", "0/0/0")):
+        scope.fail("V2", at, op, f"flushes {op.attrs['flushes']!r}; write {{flushes=before/inside/after}} in numbers")
 
 
 def _names(op: Op) -> str:
@@ -173,34 +216,45 @@ def _names(op: Op) -> str:
 def _flow(scope: _Scope, op: Op, at: str, loop: int, region: str) -> None:
     if op.name.startswith("rt.") and scope.program.neutral:
         scope.fail("V6", at, op, "may be placed by lowering alone; remove it from the neutral program")
-    if op.name == "rt.mark":
-        if region:
-            scope.fail("V11", at, op, f"stands inside region {region!r}; marks stand between regions")
-        return
+    if region and op.name != "yield":
+        scope.fail("V11", at, op, f"stands inside region {region!r}, which holds device ops alone; move it out")
+    if op.name in ("rt.mark", "rt.region") and (op.args or op.binds):
+        scope.fail("V10", at, op, f"{_names(op)}is handed over; ops inside a region use outer values by their name")
+    if op.name not in ("repeat", "rt.region") and op.outs:
+        scope.fail("V10", at, op, f"gives no results; remove {', '.join(map(str, op.outs))}")
     for a in op.args:
         scope.use(a, True, loop, at, op)
-    if op.name in ("yield", "return"):
+    _attrs(scope, op, at, _FLOW_ATTRS.get(op.name, ()))
+    if op.name not in ("repeat", "rt.region"):
         return
-    inner = loop
+    inner, first = loop, len(scope.made)
     if op.name == "repeat":
-        if not op.attrs.get("n", "").isdigit() or int(op.attrs["n"]) < 1:
+        if not re.fullmatch(r"[1-9][0-9]*", op.attrs.get("n", "")):
             scope.fail("V10", at, op, "has no count; write {n=...} with a whole number of at least 1")
         scope.loops += 1
         inner = scope.loops
+    else:
+        region = op.attrs.get("name", "")
+        if not region or region in scope.regions:
+            scope.fail("V1", at, op, f"has the name {region!r}; write {{name=...}} with a name of its own")
+        scope.regions.add(region)
     for v in op.binds:
         scope.define(v, inner, at, op)
+    scope.move(op.args, op.binds)
     if not op.body or op.body[-1].name != "yield":
         scope.fail("V10", at, op, "has a block that does not end in a yield; yield what it carries")
-    _block(scope, op.body, f"{at} {op.name}", inner, op.attrs.get("name", "region") if op.name == "rt.region" else region)
+    _block(scope, op.body, f"{at} {op.name}", inner, region)
+    scope.closed.update({v.name: op.name for v, _, _ in scope.made[first:]})
     yields = op.body[-1].args
     if op.name == "repeat":
         carried, got = [v.ty for v in op.binds], [v.ty for v in yields]
         given = [a.ty.plain for a in op.args]
         if not carried == got == given:
-            scope.fail("V10", at, op, f"takes {_types(given)}, carries {_types(carried)}, yields {_types(got)}: not one")
-    for y, v in zip(yields, op.outs, strict=False):
-        if y.name in scope.held:  # a tape leaves its block: its borrow goes with it
-            scope.held[v.name] = scope.held[y.name]
+            why = f"takes {_types(given)}, carries {_types(carried)} and yields {_types(got)}; make the three one"
+            scope.fail("V10", at, op, why)
+    elif len(op.body) == 1:
+        scope.fail("V11", at, op, f"{region!r} holds no op; remove it")
+    scope.move(yields, op.outs)
     if [y.ty.plain for y in yields] != [v.ty for v in op.outs]:
         scope.fail("V10", at, op, "does not return what its block yields; give one result for each yielded value")
 
@@ -223,22 +277,22 @@ def _check_results(scope: _Scope) -> None:
 
 
 def _check_marks(scope: _Scope, ops: Sequence[Op], path: str) -> None:
-    """Rule V11: after each region exactly one of a mark, a kernel that flushed at its end, or one that flushes first."""
+    """Rule V11: a mark after each region, unless a kernel flushes at its end or first thing after it; flushes by kernels
+    stand at the edges of regions."""
     for i, op in enumerate(ops):
+        at, name = f"{path}[{i}]", op.attrs.get("name", "")
         if op.name == "repeat":
-            _check_marks(scope, op.body, f"{path}[{i}] repeat")
+            _check_marks(scope, op.body, f"{at} repeat")
         if op.name != "rt.region":
             continue
-        work = [o for o in op.body if o.name != "yield"]
-        after = ops[i + 1] if i + 1 < len(ops) else None
-        flushed = work[-1].flushes[2] > 0
-        flushed_next = after is not None and after.name == "rt.region" and after.body[0].flushes[0] > 0
-        marked = after is not None and after.name == "rt.mark"
-        name, at = op.attrs.get("name", "region"), f"{path}[{i}]"
-        if marked + flushed + flushed_next == 0:
+        marked = ops[i + 1].name == "rt.mark"
+        after = ops[i + 1 + marked]
+        flushed = op.body[-2].flushes[2] > 0 or (after.name == "rt.region" and after.body[0].flushes[0] > 0)
+        if not (marked or flushed):
             scope.fail("V11", at, op, f"{name!r} is never flushed; put an rt.mark after it")
-        if marked + flushed + flushed_next > 1:
-            scope.fail("V11", at, op, f"{name!r} is flushed twice, by its kernel and by a mark; remove the mark")
-        for j, o in enumerate(work[:-1]):
-            if sum(o.flushes[1:]):
-                scope.fail("V11", f"{at}[{j}]", o, "flushes inside a region that goes on after it; end the region there")
+        if marked and flushed:
+            scope.fail("V11", at, op, f"{name!r} is flushed by a kernel and by a mark; remove the rt.mark after it")
+        for j, o in enumerate(op.body[:-1]):
+            if (j and o.flushes[0]) or (j < len(op.body) - 2 and sum(o.flushes[1:])):
+                where = f"{at} rt.region[{j}]"
+                scope.fail("V11", where, o, f"flushes in the midst of region {name!r}; cut the region there")

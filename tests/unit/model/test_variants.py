@@ -22,7 +22,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
 
 
 def test_the_hybrid_is_refused_by_name() -> None:
-    with pytest.raises(VitcoreError, match="^R50-ViT-B_16: the hybrid stem is not implemented yet; choose one of"):
+    with pytest.raises(VitcoreError, match=r"^R50-ViT-B_16: the hybrid stem is not implemented yet; choose one of"):
         find_variant("R50-ViT-B_16")
 
 

@@ -88,7 +88,8 @@ def test_logits_and_gradients_equal_timms(gelu: str, layer: str) -> None:
     results = []
     for model in (ours, theirs):
         logits = model(images)
-        gradients = torch.autograd.grad((logits**2).sum(), [dict(model.named_parameters())[n] for n in parameter_names(ours)])
+        parameters = dict(model.named_parameters())
+        gradients = torch.autograd.grad((logits**2).sum(), [parameters[name] for name in parameter_names(ours)])
         results.append((logits, gradients))
     (our_logits, our_gradients), (their_logits, their_gradients) = results
     assert (our_logits - their_logits).abs().max() <= 1e-12 * their_logits.abs().max()
@@ -97,7 +98,7 @@ def test_logits_and_gradients_equal_timms(gelu: str, layer: str) -> None:
 
 
 def test_the_two_gelus_differ() -> None:
-    images = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    images = torch.randn(2, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     tanh, exact = random_model(), random_model(replace(TINY, gelu="exact"))
     difference = (tanh(images) - exact(images)).abs().max()
     assert 1e-6 < difference < 0.1
@@ -108,7 +109,8 @@ def test_the_class_slot_of_the_position_embedding_counts() -> None:
     images = torch.randn(1, 3, 12, 12, dtype=torch.float64)
     before = model(images)
     with torch.no_grad():
-        model.pos_embed[:, 0] += 1.0
+        # Not the whole slot alike: the LayerNorm that follows takes a common shift away.
+        model.pos_embed[:, 0, :5] += 1.0
     assert not torch.allclose(before, model(images))
 
 

@@ -1,0 +1,99 @@
+"""Augmentation: pure in (seed, position), to the last bit, and doing what its fields say."""
+
+import numpy as np
+import pytest
+import torch
+
+from vitcore.data.augment import CROP_DRAWS, Augment, crop_box, draw_affine, draw_flips
+from vitcore.data.order import draw_uniform
+from vitcore.data.warp import affine_batch, flip_batch
+from vitcore.errors import VitcoreError
+
+FULL = Augment(rotate=20.0, scale=(0.8, 1.2), shear=10.0, translate=2.0, flip=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 17)])
+def test_a_picture_does_not_depend_on_the_batch_around_it(shape: tuple[int, ...]) -> None:
+    images = torch.rand(37, *shape, generator=torch.Generator().manual_seed(0))
+    positions = np.arange(100, 137)
+    whole = affine_batch(flip_batch(images, 5, positions), 5, positions, FULL)
+    for rows in ([0], [36], [3, 4, 5], [20, 7], list(range(1, 37))):
+        part = affine_batch(flip_batch(images[rows], 5, positions[rows]), 5, positions[rows], FULL)
+        assert torch.equal(part, whole[rows])
+
+
+def test_nothing_to_do_leaves_the_picture() -> None:
+    images = torch.rand(4, 1, 8, 8)
+    assert not Augment().warps
+    assert torch.allclose(affine_batch(images, 0, np.arange(4), Augment()), images, atol=1e-6)
+
+
+def test_whole_pixels_move_with_background_behind() -> None:
+    images = torch.rand(1, 1, 8, 8)
+    # A matrix of a known move stands in for the draw: two pixels right, one down.
+    matrix = draw_affine(0, np.arange(1), Augment(translate=3.0))
+    assert np.allclose(matrix[0, :, :2], np.eye(2))
+    assert np.abs(matrix[0, :, 2]).max() <= 3.0
+    moved = affine_batch(images, 0, np.arange(1), Augment(translate=3.0))
+    x, y = -matrix[0, :, 2]
+    ramp = affine_batch(torch.arange(8.0).expand(1, 1, 8, 8) / 8, 0, np.arange(1), Augment(translate=3.0))
+    inside = ramp[0, 0, 4, 4]
+    assert float(inside) == pytest.approx((4 - x) / 8, abs=1e-5)
+    edge = 0 if x > 0 else 7
+    assert abs(x) < 1 or not moved[0, 0, :, edge].any()
+    assert abs(y) < 1 or not moved[0, 0, 0 if y > 0 else 7].any()
+
+
+def test_the_matrix_stays_inside_its_ranges() -> None:
+    only_turn = draw_affine(0, np.arange(200), Augment(rotate=30.0))
+    angles = np.degrees(np.arctan2(only_turn[:, 0, 1], only_turn[:, 0, 0]))
+    assert np.abs(angles).max() <= 30.0 and angles.min() < -25 and angles.max() > 25
+    only_size = draw_affine(0, np.arange(200), Augment(scale=(0.5, 2.0)))
+    sizes = 1 / only_size[:, 0, 0]
+    assert 0.5 <= sizes.min() < 0.6 and 1.9 < sizes.max() <= 2.0
+    shears = draw_affine(0, np.arange(200), Augment(shear=20.0))
+    assert np.allclose(np.linalg.det(shears[:, :, :2]), 1.0)
+    assert 0.3 < np.abs(shears[:, 0, 1]).max() <= np.tan(np.radians(20.0))
+
+
+def test_half_of_the_pictures_are_mirrored() -> None:
+    flips = draw_flips(1, np.arange(10000))
+    assert abs(flips.mean() - 0.5) < 0.025
+    images = torch.arange(4, dtype=torch.uint8).expand(10000, 1, 1, 4)
+    mirrored = flip_batch(images, 1, np.arange(10000))
+    assert mirrored.dtype == torch.uint8
+    assert torch.equal(mirrored[:, 0, 0, 0] == 3, torch.from_numpy(flips))
+
+
+def test_crops_fit_and_have_the_area_and_ratio_they_should() -> None:
+    boxes = [crop_box(300, 400, row, (0.05, 1.0)) for row in draw_uniform(0, np.arange(2000), 3, CROP_DRAWS)]
+    for top, left, height, width in boxes:
+        assert 0 <= top <= 300 - height and 0 <= left <= 400 - width
+        assert 0.72 < width / height < 1.39
+        assert height * width > 0.045 * 300 * 400
+    areas = np.array([height * width for _, _, height, width in boxes]) / (300 * 400)
+    assert 0.4 < areas.mean() < 0.55
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (500, 1), (2, 3)])
+def test_a_crop_of_an_odd_picture_falls_back_to_its_centre(height: int, width: int) -> None:
+    for row in draw_uniform(0, np.arange(50), 3, CROP_DRAWS):
+        top, left, box_height, box_width = crop_box(height, width, row, (0.9, 1.0))
+        assert box_height >= 1 and box_width >= 1
+        assert top + box_height <= height and left + box_width <= width
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"rotate": -1.0}, "rotate=-1.0 is negative"),
+        ({"shear": 90.0}, "shear=90.0 degrees flattens"),
+        ({"scale": (1.2, 0.8)}, "is not a range; give"),
+        ({"scale": (0.0, 1.0)}, "is not a range; give"),
+        ({"crop": (0.0, 1.0)}, "is not a range of shares"),
+        ({"crop": (0.5, 1.5)}, "is not a range of shares"),
+    ],
+)
+def test_numbers_that_are_no_augmentation_are_refused(fields: dict, words: str) -> None:
+    with pytest.raises(VitcoreError, match=words):
+        Augment(**fields)

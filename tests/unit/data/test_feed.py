@@ -1,0 +1,200 @@
+"""The feed: ranks joined are one rank, evaluation sees each picture once, and reading ahead changes nothing."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitcore.data.augment import Augment
+from vitcore.data.batch import Batch
+from vitcore.data.datasets import Dataset, open_dataset
+from vitcore.data.feed import Feed
+from vitcore.data.readahead import ReadAhead
+from vitcore.errors import VitcoreError
+
+DIGITS = open_dataset("digits", img_size=8)
+WARP = Augment(rotate=15.0, scale=(0.9, 1.1), shear=5.0, translate=1.0)
+
+
+def feed(dataset: Dataset = DIGITS, **options: object) -> Feed:
+    return Feed(dataset, **{"seed": 1, "micro_batch": 16, **options})  # type: ignore[arg-type]
+
+
+def joined(batches: list[Batch]) -> Batch:
+    return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+
+
+def train_stream(world_size: int, global_batch: int, steps: int, first: int = 0) -> Batch:
+    """The batches of all ranks, in the order of positions."""
+    feeds = [
+        feed(world_size=world_size, rank=rank, micro_batch=global_batch // world_size, augment=WARP)
+        for rank in range(world_size)
+    ]
+    batches, cursor = [], first
+    for _ in range(steps):
+        results = [one.next_train(cursor) for one in feeds]
+        batches += [batch for batch, _ in results]
+        (cursor,) = {following for _, following in results}
+    for one in feeds:
+        one.close()
+    return joined(batches)
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_ranks_joined_are_one_rank_over_an_epochs_end() -> None:
+    one = train_stream(1, 240, 7)
+    assert one.positions.tolist() == list(range(7 * 240))
+    for world_size in (2, 4):
+        assert same(train_stream(world_size, 240, 7), one)
+
+
+def test_a_cut_and_resume_continues_bit_for_bit() -> None:
+    whole = train_stream(1, 240, 6)
+    assert same(joined([train_stream(1, 240, 4), train_stream(2, 240, 2, first=4 * 240)]), whole)
+
+
+def test_micro_steps_joined_are_the_large_batch() -> None:
+    small, large = feed(micro_batch=8, accumulation=4), feed(micro_batch=32)
+    assert small.global_batch == large.global_batch == 32
+    batches, cursor = [], 0
+    for _ in range(4):
+        batch, cursor = small.next_train(cursor)
+        batches.append(batch)
+    assert same(joined(batches), large.next_train(0)[0]) and cursor == 32
+
+
+def test_it_says_what_is_dropped() -> None:
+    one = feed(micro_batch=100, accumulation=2, world_size=2)
+    assert (one.global_batch, one.usable, one.dropped, one.steps_per_epoch) == (400, 1200, 237, 3)
+
+
+def test_an_epoch_shows_no_picture_twice_and_the_next_drops_others() -> None:
+    one = feed(micro_batch=400)
+    epochs = []
+    for epoch in range(2):
+        pictures = torch.cat([one.next_train((3 * epoch + step) * 400)[0].images for step in range(3)])
+        epochs.append({picture.numpy().tobytes() for picture in pictures})
+    distinct = {picture.numpy().tobytes() for picture in DIGITS.train.load(*[np.arange(1437)] * 2, 0, None)[0]}
+    assert len(distinct) == 1437  # So that bytes identify a picture.
+    assert len(epochs[0]) == len(epochs[1]) == 1200 and epochs[0] != epochs[1]
+
+
+@given(st.integers(1, 90), st.integers(1, 20), st.integers(1, 5))
+@settings(max_examples=40, deadline=None)
+def test_evaluation_counts_every_picture_once(size: int, eval_batch: int, world_size: int) -> None:
+    data = open_dataset("synthetic", img_size=4, eval_size=size, train_size=8)
+    expected = data.eval.load(np.arange(size), np.arange(size), 0, None)[0]
+    seen: list[int] = []
+    for rank in range(world_size):
+        one = feed(data, micro_batch=1, world_size=world_size, rank=rank, eval_batch=eval_batch)
+        assert one.eval_steps == -(-size // (eval_batch * world_size))
+        cursor = 0
+        for _ in range(one.eval_steps):
+            batch, cursor = one.next_eval(cursor)
+            assert batch.images.shape == (eval_batch, 3, 4, 4) and batch.labels.shape == (eval_batch,)
+            inside = batch.positions < size
+            assert torch.equal(batch.weight, inside.float())
+            assert not batch.images[~inside].any() and not batch.labels[~inside].any()
+            assert torch.equal(batch.images[inside], expected[batch.positions[inside]])
+            seen += batch.positions[inside].tolist()
+        one.close()
+    assert sorted(seen) == list(range(size))
+
+
+def test_dtypes_are_those_of_the_contract() -> None:
+    one = feed()
+    for batch in (one.next_train(0)[0], one.next_eval(0)[0]):
+        assert [part.dtype for part in batch] == [torch.float32, torch.int64, torch.float32, torch.int64]
+    synthetic = feed(open_dataset("synthetic", img_size=8))
+    assert synthetic.next_train(0)[0].images.dtype == torch.uint8
+
+
+def test_reading_ahead_gives_what_a_fresh_feed_gives_also_after_a_jump() -> None:
+    one = feed(augment=WARP)
+    for cursor in (0, 16, 32, 160, 176, 0, 16):
+        assert same(one.next_train(cursor)[0], feed(augment=WARP).next_train(cursor)[0])
+    one.close()
+
+
+def test_evaluation_between_two_training_steps_changes_neither() -> None:
+    one, other = feed(), feed()
+    one.next_train(0)
+    one.next_eval(0)
+    assert same(one.next_train(16)[0], other.next_train(16)[0])
+    assert same(one.next_eval(0)[0], other.next_eval(0)[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"micro_batch": 0}, "micro_batch=0 must be at least 1"),
+        ({"accumulation": 0}, "accumulation=0 must be at least 1"),
+        ({"world_size": 0}, "world_size=0 must be at least 1"),
+        ({"eval_batch": 0}, "eval_batch=0 must be at least 1"),
+        ({"rank": 1}, "rank 1 is outside the world of 1"),
+        ({"rank": -1}, "rank -1 is outside the world of 1"),
+        ({"micro_batch": 512, "accumulation": 4}, "1437 training pictures do not fill one global batch of 2048"),
+        ({"augment": Augment(crop=(0.1, 1.0))}, "digits: random crops are for folders of pictures"),
+    ],
+)
+def test_what_cannot_be_fed_is_refused_before_the_first_step(options: dict, words: str) -> None:
+    with pytest.raises(VitcoreError, match=words):
+        feed(**options)
+
+
+def test_cursors_outside_the_data_are_refused() -> None:
+    one = feed()
+    with pytest.raises(VitcoreError, match="train cursor -1 is negative"):
+        one.next_train(-1)
+    for cursor in (-1, 360):
+        with pytest.raises(VitcoreError, match=f"eval cursor {cursor} is outside the 360 pictures; .* make 23 calls"):
+            one.next_eval(cursor)
+
+
+def test_a_closed_feed_says_so_and_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    one = feed()
+    one.next_train(0)
+    one.next_eval(0)
+    started = set(threading.enumerate()) - before
+    assert len(started) == 2
+    one.close()
+    one.close()
+    assert not any(thread.is_alive() for thread in started)
+    with pytest.raises(VitcoreError, match="the train feed is closed"):
+        one.next_train(16)
+
+
+def test_reading_ahead_loads_while_the_caller_works() -> None:
+    loaded: list[int] = []
+    ahead = ReadAhead(lambda cursor: loaded.append(cursor) or cursor, lambda cursor: cursor + 1, "test")
+    assert ahead.get(0) == 0
+    for _ in range(500):
+        if loaded == [0, 1]:
+            break
+        time.sleep(0.01)
+    assert loaded == [0, 1] and ahead.get(1) == 1
+    ahead.close()
+    assert loaded[:2] == [0, 1] and loaded.count(1) == 1
+
+
+def test_an_exception_surfaces_in_the_call_that_wanted_the_value_and_only_there() -> None:
+    def load(cursor: int) -> int:
+        if cursor == 2:
+            raise VitcoreError("number two is bad")
+        return cursor
+
+    ahead = ReadAhead(load, lambda cursor: cursor + 1, "test")
+    assert [ahead.get(0), ahead.get(1)] == [0, 1]
+    with pytest.raises(VitcoreError, match="number two is bad"):
+        ahead.get(2)
+    assert ahead.get(1) == 1
+    assert ahead.get(7) == 7  # The bad guess is dropped in silence.
+    ahead.close()

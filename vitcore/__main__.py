@@ -1,0 +1,7 @@
+"""`python -m vitcore` is the `vitcore` command."""
+
+import sys
+
+from vitcore.cli import main
+
+sys.exit(main())

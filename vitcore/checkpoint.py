@@ -1,0 +1,185 @@
+"""Checkpoints: the values of the step's linear parameters and the host's own facts, device-neutral.
+
+A checkpoint is a folder `step-<n>` with `state.safetensors` (tensors) and `state.json` (cursor, key, facts, and a digest of
+the tensors). It is written under a temporary name, synced and renamed, so a crash leaves the old one or the new one.
+Nothing that is loaded executes code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vitcore.errors import VitcoreError
+from vitcore.runtime.reference.data import Key
+from vitcore.runtime.reference.metrics import SLOTS
+from vitcore.step.ir import Value
+
+FORMAT = 1
+_TENSORS, _FACTS = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: tensors by flat name on the host, the state's plain values, and the host's facts."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+def flatten(saved: Mapping[str, Any], kinds: Mapping[str, str], names: Sequence[str]) -> tuple[dict, dict]:
+    """(tensors by flat name, plain values) of a state: `params/<name>`, `opt/<slot>/<name>`, `metrics/<slot>`."""
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, Any] = {}
+    for key, value in saved.items():
+        kind = kinds[key]
+        if kind == "params":
+            tensors.update({f"params/{n}": t for n, t in zip(names, value, strict=True)})
+        elif kind == "opt":
+            for slot, some in value.items():
+                tensors.update({f"opt/{slot}/{n}": t for n, t in zip(names, some, strict=True)} if len(some) == len(names)
+                               else {f"opt/{slot}": some[0]})  # fmt: skip
+        elif kind == "metrics":
+            tensors.update({f"metrics/{slot}": t for slot, t in value.items()})
+        else:
+            values[key] = value._asdict() if isinstance(value, Key) else value
+    return {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, values
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint folder atomically; an older one of the same name is replaced."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        save_file(dict(tensors), temporary / _TENSORS)
+        _sync(temporary / _TENSORS)
+        record = {"format": FORMAT, "sha256": _digest(temporary / _TENSORS), "values": values, "facts": facts}
+        (temporary / _FACTS).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        _sync(temporary / _FACTS)
+        _sync(temporary)
+        aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+        if path.exists():
+            path.rename(aside)
+        temporary.rename(path)
+        _sync(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as e:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise VitcoreError(f"checkpoint {path}: writing failed: {e.strerror or e}; free space or choose another "
+                           "--output_dir (older checkpoints are untouched)") from e  # fmt: skip
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint, or a run folder's newest; what is missing, cut short or changed is named."""
+    path = _find(path)
+    try:
+        record = json.loads((path / _FACTS).read_text(encoding="utf-8"))
+        found, digest = record["format"], record["sha256"]
+        values, facts = record["values"], record["facts"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise VitcoreError(f"checkpoint {path}: {_FACTS} cannot be read ({type(e).__name__}: {e}); "
+                           "it is incomplete or corrupt, resume from another one") from e  # fmt: skip
+    if found != FORMAT:
+        raise VitcoreError(f"checkpoint {path}: format {found}, this version reads {FORMAT}; use the vitcore that wrote it")
+    try:
+        if _digest(path / _TENSORS) != digest:
+            raise VitcoreError(f"checkpoint {path}: {_TENSORS} does not match its digest; it is corrupt, resume from another")
+        tensors = load_file(path / _TENSORS)
+    except (OSError, SafetensorError) as e:
+        raise VitcoreError(f"checkpoint {path}: {_TENSORS} cannot be read ({e}); resume from another one") from e
+    return Checkpoint(path, tensors, values, facts)
+
+
+def unflatten(
+    checkpoint: Checkpoint, state: Sequence[Value], names: Sequence[str], shapes: Sequence[torch.Size],
+    slots: Mapping[str, bool], device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """Saved values by name, on the device. `slots`: the optimizer's slots, and whether each has a tensor a parameter.
+
+    A checkpoint of another model or optimizer is refused with the first key that differs.
+    """
+    want: dict[str, torch.Size] = {f"params/{n}": s for n, s in zip(names, shapes, strict=True)}
+    for slot, each in slots.items():
+        want.update({f"opt/{slot}/{n}": s for n, s in zip(names, shapes, strict=True)} if each
+                    else {f"opt/{slot}": torch.Size()})  # fmt: skip
+    want.update({f"metrics/{slot}": torch.Size() for slot in SLOTS})
+    _same(checkpoint, want)
+    t = {n: x.to(device) for n, x in checkpoint.tensors.items()}
+    out: dict[str, Any] = {}
+    for v in state:
+        kind = v.ty.kind
+        if kind == "params":
+            out[v.name] = tuple(t[f"params/{n}"] for n in names)
+        elif kind == "opt":
+            out[v.name] = {
+                s: tuple(t[f"opt/{s}/{n}"] for n in names) if each else (t[f"opt/{s}"],) for s, each in slots.items()
+            }
+        elif kind == "metrics":
+            out[v.name] = {s: t[f"metrics/{s}"] for s in SLOTS}
+        elif kind == "key":
+            out[v.name] = Key(**checkpoint.values[v.name])
+        else:
+            out[v.name] = checkpoint.values[v.name]
+    return out
+
+
+def _same(checkpoint: Checkpoint, want: Mapping[str, torch.Size]) -> None:
+    have = checkpoint.tensors
+    made = checkpoint.facts.get("model", "another model")
+    for name in [*want, *have]:
+        if name not in have or name not in want or have[name].shape != want[name] or have[name].dtype != torch.float32:
+            held = f"{list(have[name].shape)} {have[name].dtype}" if name in have else "nothing"
+            asked = f"{list(want[name])} float32" if name in want else "nothing"
+            raise VitcoreError(
+                f"checkpoint {checkpoint.path}: it is of {made}, not of this model and optimizer: {name!r} is {held} "
+                f"there and {asked} here; resume with the settings it was made with"
+            )
+
+
+def newest(run_dir: Path) -> Path | None:
+    """The newest complete checkpoint of a run folder."""
+    found = [p for p in (run_dir / "checkpoints").glob("step-*") if (p / _FACTS).is_file()]
+    return max(found, key=lambda p: p.name, default=None)
+
+
+def _find(path: Path) -> Path:
+    if (path / _FACTS).is_file() or (path / _TENSORS).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        found = newest(path)
+        if found is None:
+            raise VitcoreError(f"run folder {path}: it holds no complete checkpoint; start without --resume")
+        return found
+    raise VitcoreError(f"checkpoint {path}: no such checkpoint or run folder; give a folder that holds {_FACTS}")
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

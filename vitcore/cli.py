@@ -1,0 +1,59 @@
+"""The `vitcore` command: `vitcore train ...` is `python -m vitcore.train ...`, and so on. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from vitcore.errors import VitcoreError, nearest
+
+VERBS = {
+    "train": "train a Vision Transformer",
+    "evaluate": "evaluate a checkpoint",
+    "backends": "list backends, where each came from and whether it can run here",
+    "lower": "print a recipe's step for any backend, without a device",
+}
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Call a command's `main`; errors for people become one line and exit code 2, `VITCORE_DEBUG` adds the traceback."""
+    try:
+        return main(sys.argv[1:] if argv is None else argv)
+    except VitcoreError as e:
+        if os.environ.get("VITCORE_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
+        print(f"vitcore: error: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("vitcore: interrupted", file=sys.stderr)
+        return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatch to the verb's module."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, VERBS))
+        print("usage: vitcore VERB [flags]; vitcore VERB --help shows its flags\n")
+        print("\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()))
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("vitcore"))
+        return 0
+    verb = argv[0]
+    if verb not in VERBS:
+        print(f"vitcore: error: {verb!r} is no verb{nearest(verb, [*VERBS])}; see vitcore --help", file=sys.stderr)
+        return 2
+    return run(importlib.import_module(f"vitcore.{verb}").main, argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Everything a run can be told, as one frozen dataclass: its fields are the command line's flags and a recipe's keys.
+
+The names of the original recipe (Habana Model-References 1.6.1, ViT) are kept, with their meaning: `train_batch_size` is per
+process and is divided by `gradient_accumulation_steps`; steps are optimizer steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from vitcore.errors import VitcoreError, nearest
+from vitcore.step.build import OPTIMIZERS, StepSpec
+from vitcore.step.ir import Group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run's settings. Unset flags take the recipe's value, else the default here."""
+
+    # What is trained, on what
+    name: str = "run"
+    """Name of the run: its folder under output_dir."""
+    dataset: str = "digits"
+    """Data set: digits, digits-tune, synthetic, folder, imagenet1K, cifar10, cifar100."""
+    data_path: str | None = None
+    """Folder of the data set, with train/ and val/ inside."""
+    model_type: str = "ViT-digits"
+    """Model variant, such as ViT-B_16."""
+    pretrained_dir: str | None = None
+    """Weights to start from; refused until weights of other origin can be loaded."""
+    img_size: int = 8
+    """Side of the square image in pixels."""
+    dropout: float | None = None
+    """Dropout rate; unset: the model variant's own."""
+    recipe: str | None = None
+    """A shipped recipe's name, or a TOML or Python file."""
+
+    # How it is trained
+    train_batch_size: int = 64
+    """Images per process and optimizer step, before division by gradient_accumulation_steps."""
+    eval_batch_size: int = 64
+    """Images per process and evaluation batch."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per optimizer step."""
+    num_steps: int = 1000
+    """Optimizer steps."""
+    optimizer: Literal["sgdm", "adamw"] = "sgdm"
+    """Optimizer: SGD with momentum, or AdamW."""
+    learning_rate: float = 0.03
+    """Learning rate after warm-up."""
+    weight_decay: float = 0.0
+    """Weight decay (coupled in sgdm, decoupled in adamw)."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay reaches biases, norms, the class token and positions too."""
+    momentum: float = 0.9
+    """Momentum of sgdm."""
+    beta1: float = 0.9
+    """First moment's decay of adamw."""
+    beta2: float = 0.999
+    """Second moment's decay of adamw."""
+    eps: float = 1e-8
+    """Epsilon of adamw."""
+    decay_type: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to 0 after warm-up."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    max_grad_norm: float = 1.0
+    """Global norm to which gradients are clipped; 0 switches clipping off."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the training loss."""
+    seed: int = 42
+    """Seed of parameters, order, augmentation and dropout."""
+
+    # Augmentation
+    augment_rotate: float = 0.0
+    """Largest rotation of a training image in degrees."""
+    augment_scale: tuple[float, float] = (1.0, 1.0)
+    """Range of scaling factors of a training image."""
+    augment_shear: float = 0.0
+    """Largest shear of a training image in degrees."""
+    augment_translate: float = 0.0
+    """Largest shift of a training image in pixels."""
+    augment_flip: bool = False
+    """Flip training images left to right with probability one half."""
+    augment_crop: tuple[float, float] | None = None
+    """Share of a training image's area that is cut out at random and resized, from least to most; for folders."""
+    bad_images: Literal["skip", "stop"] = "stop"
+    """What an unreadable training image does: skip counts it with weight 0, stop ends the run."""
+    workers: int = 2
+    """Threads that decode images."""
+
+    # Where and how it runs
+    backend: str = "auto"
+    """Backend, or auto for the best that can run here; see `vitcore backends`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the model's arithmetic; parameters and gradients stay fp32."""
+    autocast: bool = False
+    """The original's name for --precision bf16."""
+    disable_pass: tuple[str, ...] = ()
+    """Passes of the lowering to leave out, by name."""
+    threads: int = 0
+    """Threads of torch's operators on the host; 0 leaves torch's own choice."""
+
+    # What it writes and says
+    output_dir: str = "output"
+    """Folder that holds the run folders."""
+    resume: str | None = None
+    """Checkpoint, or run folder whose newest checkpoint is taken, to go on from."""
+    eval_every: int = 100
+    """Optimizer steps between evaluations; 0: only at the end."""
+    save_every: int = 0
+    """Optimizer steps between checkpoints; 0: at every evaluation."""
+    log_every: int = 50
+    """Optimizer steps between reads of loss and metrics."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept, besides the best."""
+    json: bool = False
+    """Print one JSON object as the last line of standard output."""
+    print_step: Literal["text", "lowered", "python"] | None = None
+    """Print the step's neutral text, its lowered text or the generated Python, and leave."""
+    explain: bool = False
+    """Print the passes, and every kernel that refused an op, and leave."""
+    dry_run: bool = False
+    """Print the resolved configuration and leave."""
+
+    # Accepted for the original's sake
+    internal_perf_measure: bool = False
+    """Start from random weights where the recipe asks for pretrained ones."""
+    cache_dataset: bool = False
+    """No effect: the operating system caches files."""
+    loss_scale: float = 0.0
+    """No effect: bf16 and fp32 need no loss scaling."""
+    local_rank: int = -1
+    """No effect: ranks come from the launcher's environment."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "num_steps", "log_every",
+                     "img_size", "keep_checkpoints"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be at least 1")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_every", "save_every",
+                     "workers", "seed", "augment_rotate", "augment_shear", "augment_translate", "threads"):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must not be negative")
+        for name in ("label_smoothing", "momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be in [0, 1)")
+        if self.train_batch_size % self.gradient_accumulation_steps:
+            raise VitcoreError(
+                f"--train_batch_size {self.train_batch_size} is not divisible by --gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}: each step is that many equal micro-batches; change one of them"
+            )
+        if not 0 < self.augment_scale[0] <= self.augment_scale[1]:
+            raise VitcoreError(f"--augment_scale {self.augment_scale} is no range: give two factors, 0 < low <= high")
+
+    @property
+    def micro_batch(self) -> int:
+        """Images per process and micro-batch."""
+        return self.train_batch_size // self.gradient_accumulation_steps
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The parameter groups: all alike, or those that are not decayed apart."""
+        if self.decay_norms_and_biases or not self.weight_decay:
+            return (Group("all"),)
+        return (Group("undecayed", r"bias$|norm|cls_token|pos_embed", weight_decay=0.0), Group("decayed"))
+
+    @property
+    def spec(self) -> StepSpec:
+        """What the step's programs depend on."""
+        return StepSpec(
+            name=self.recipe_name, optimizer=self.optimizer, accumulation=self.gradient_accumulation_steps,
+            clip=self.max_grad_norm > 0, label_smoothing=self.label_smoothing, groups=self.groups,
+        )  # fmt: skip
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe's name without folder and ending, as the module is called."""
+        stem = (self.recipe or "run").replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        return "".join(c if c.isalnum() or c in "_-" else "_" for c in stem)
+
+    @property
+    def hypers(self) -> dict[str, float]:
+        """The scalars of `%hyper` that do not follow a schedule."""
+        fixed = {n: float(getattr(self, n)) for n in OPTIMIZERS[self.optimizer] if n != "lr"}
+        return {**fixed, "max_norm": self.max_grad_norm} if self.max_grad_norm > 0 else fixed
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+def check_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values if every key is a setting; a VitcoreError that names the file and the nearest setting otherwise."""
+    known = [f.name for f in fields(Config)]
+    for key in values:
+        if key not in known:
+            raise VitcoreError(f"{where}: {key!r} is no setting of a run{nearest(key, known)}; see vitcore train --help")
+    return values

@@ -1,0 +1,36 @@
+"""Flips and affine warps of a batch of pictures, on the host.
+
+Each sample of the result depends on its own picture and position alone, to the last bit: the arithmetic is element by
+element, and never a matrix product whose order of summation follows the batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitcore.data.augment import Augment, draw_affine, draw_flips
+from vitcore.data.order import Int64s
+
+# Shapes: B batch, C channels, H height, W width.
+
+
+def flip_batch(images_BCHW: Tensor, seed: int, positions: Int64s) -> Tensor:
+    """Mirror left and right the pictures whose position draws it; any dtype."""
+    flips_B = torch.from_numpy(draw_flips(seed, positions))
+    return torch.where(flips_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
+
+
+def affine_batch(images_BCHW: Tensor, seed: int, positions: Int64s, augment: Augment) -> Tensor:
+    """Rotate, scale, shear and move pictures in [0, 1], float32; what comes from outside is background, 0."""
+    if images_BCHW.shape[0] == 0:
+        return images_BCHW
+    height, width = images_BCHW.shape[-2:]
+    matrix_B23 = torch.from_numpy(draw_affine(seed, positions, augment))
+    x_W = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
+    y_H1 = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
+    (xx, xy, x0), (yx, yy, y0) = (matrix_B23[:, row, :, None, None].unbind(1) for row in (0, 1))
+    # grid_sample's places run from -1 to 1 between the outer edges of the outer pixels.
+    grid_BHW2 = torch.stack([(xx * x_W + xy * y_H1 + x0) * (2 / width), (yx * x_W + yy * y_H1 + y0) * (2 / height)], -1)
+    return F.grid_sample(
+        images_BCHW, grid_BHW2.to(images_BCHW.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
+    )

@@ -1,0 +1,64 @@
+"""From a configuration to a lowered module, without torch: which backend and why, which kernels, which program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitcore.backend import Backend, Kernel, World
+from vitcore.config import Config
+from vitcore.errors import VitcoreError
+from vitcore.model.variants import find_variant
+from vitcore.plugins import Plugins, load_plugins
+from vitcore.runtime.distributed import world_from_env
+from vitcore.runtime.opening import choose_backend
+from vitcore.runtime.reference import REFERENCE
+from vitcore.step.build import build
+from vitcore.step.codegen import source
+from vitcore.step.ir import Module
+from vitcore.step.lowering import Lowering
+from vitcore.step.pipeline import fuel_from_env, lower, pipeline
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before a device is touched."""
+
+    config: Config
+    plugins: Plugins
+    backend: Backend
+    why: str
+    world: World
+    kernels: tuple[Kernel, ...]
+    neutral: Module
+    lowered: Module
+    lowering: Lowering
+
+    def show(self, stage: str) -> str:
+        """The programs as `text` (neutral), `lowered`, or the generated `python`."""
+        if stage == "python":
+            return "\n\n".join(source(p) for p in self.lowered.programs)
+        return str(self.neutral if stage == "text" else self.lowered)
+
+    def explain(self) -> str:
+        """The passes as they ran, the implementation of every op, and every kernel that refused one."""
+        lines = [f"backend {self.backend.name}: {self.why}", "", *self.lowering.log, "", "kernels that did not take an op:"]
+        return "\n".join([*lines, *(self.lowering.refusals or ["none"])])
+
+
+def make_plan(config: Config, *, to_run: bool = True) -> Plan:
+    """Choose the backend and lower the recipe's module for it; `to_run=False` lowers for a device that is not here."""
+    plugins = load_plugins()
+    find_variant(config.model_type)
+    if to_run or config.backend == "auto":
+        backend, why = choose_backend(plugins, config.backend)
+    else:
+        backend, why = plugins.backend(config.backend), "asked for"
+    world = world_from_env()
+    if world.size > 1 and backend.collective is None:
+        raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
+    kernels = (*plugins.kernels(backend.name), *REFERENCE)
+    lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env())
+    extra = [p for some in plugins.manager.hook.vitcore_passes(backend=backend.name) for p in some]
+    neutral = build(config.spec)
+    lowered = lower(neutral, lowering, pipeline(extra, config.disable_pass))
+    return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering)

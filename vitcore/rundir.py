@@ -1,0 +1,66 @@
+"""The run folder: the resolved configuration, the step's text, the fingerprint, metrics as JSON lines and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitcore.errors import VitcoreError
+
+
+def prepare(output_dir: str, name: str) -> Path:
+    """Make the run folder and prove that it can be written, before anything is computed."""
+    run_dir = Path(output_dir) / name
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        probe = run_dir / f".writable.{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as e:
+        raise VitcoreError(
+            f"output folder {run_dir}: cannot be written ({e.strerror}); choose another with --output_dir"
+        ) from e
+    return run_dir
+
+
+class RunFolder:
+    """Writes one run's records. On ranks other than 0 `write=False` makes every method do nothing."""
+
+    def __init__(self, path: Path, *, write: bool = True) -> None:
+        self.path, self.write = path, write
+        self._metrics: Any = None
+        self._board: Any = None
+
+    def open(self, config: Mapping[str, Any], program: str, lowered: str, python: str, fingerprint: str) -> None:
+        """Record what runs: config.json, step.txt (neutral), step.lowered.txt, step.py, fingerprint.txt."""
+        if not self.write:
+            return
+        texts = {"step.txt": program, "step.lowered.txt": lowered, "step.py": python, "fingerprint.txt": fingerprint + "\n"}
+        for name, text in {"config.json": json.dumps(config, indent=1) + "\n", **texts}.items():
+            (self.path / name).write_text(text, encoding="utf-8")
+        self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+        # Imported late: it takes about a second and a run that fails early does not need it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(self.path / "tensorboard"))
+
+    def record(self, event: str, step: int, values: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl, and a TensorBoard scalar `event/name` for each value."""
+        if not self.write or self._metrics is None:
+            return
+        line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{event}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._board.close()
+            self._metrics = self._board = None

@@ -1,0 +1,50 @@
+"""`python -m vitcore.train`: train a Vision Transformer on the best device present, or the one that is named."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+
+from vitcore.cli import run
+from vitcore.commandline import resolve_config, say
+from vitcore.plan import make_plan
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train, or print what was asked for and leave. Exit codes: 0 done, 2 refused, 128 + n stopped by signal n."""
+    resolved = resolve_config(argv, "vitcore train", __doc__ or "")
+    config = resolved.config
+    for line in resolved.notes:
+        say(line)
+    if config.dry_run:
+        print(json.dumps(config.as_dict(), indent=1))
+        return 0
+    if config.print_step or config.explain:
+        plan = make_plan(config, to_run=False)
+        print(plan.explain() if config.explain else plan.show(config.print_step or "text"))
+        return 0
+    plan = make_plan(config)
+    # From here on torch is imported, after the backend's environment is known.
+    from vitcore.runtime.opening import set_environment
+
+    set_environment(plan.backend, plan.plugins)
+    from vitcore.training import result_dict, train
+
+    result = train(plan)
+    if plan.world.rank == 0:
+        if config.json:
+            print(json.dumps(result_dict(result)), flush=True)
+        elif result.total:
+            print(f"accuracy {result.accuracy:.2f} % ({result.correct} of {result.total}) after {result.steps} steps, "
+                  f"{result.train_seconds:.1f} s of training, {result.images_per_second:.0f} images/s on {result.backend}; "
+                  f"checkpoint {result.checkpoint}")  # fmt: skip
+    if result.interrupted_by is not None:
+        say(f"stopped by {signal.Signals(result.interrupted_by).name} after saving")
+        return 128 + result.interrupted_by
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,229 @@
+"""The trainer: steps, log steps, evaluations and checkpoints, in an order that is a pure function of the step number."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vitcore import rundir
+from vitcore.checkpoint import newest
+from vitcore.errors import VitcoreError
+from vitcore.interrupt import Interrupt
+from vitcore.plan import Plan
+from vitcore.progress import Progress
+from vitcore.runtime.distributed import any_rank
+from vitcore.runtime.executable import State
+from vitcore.schedule import learning_rate
+from vitcore.session import Session
+from vitcore.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. Rates leave out warm-up, evaluation and checkpoints."""
+
+    accuracy: float
+    correct: int
+    total: int
+    loss: float
+    steps: int
+    train_seconds: float
+    images_per_second: float
+    backend: str
+    checkpoint: str | None
+    run_dir: str
+    interrupted_by: int | None = None
+
+
+class Trainer:
+    """One run. `stop_at` ends it after that step as a signal would, for tests of resuming."""
+
+    def __init__(self, plan: Plan, *, quiet: bool = False, stop_at: int | None = None) -> None:
+        self.config, self.plan, self.stop_at = plan.config, plan, stop_at
+        self.lead = plan.world.rank == 0
+        self.quiet = quiet or not self.lead
+        self.best = -1.0
+
+    def run(self) -> Result:
+        """Train to the end, or to the step in which a signal came."""
+        config = self.config
+        run_dir = rundir.prepare(config.output_dir, config.name)
+        self.folder = rundir.RunFolder(run_dir, write=self.lead)
+        self.observers = [o for some in self.plan.plugins.manager.hook.vitcore_observers(run_dir=str(run_dir)) for o in some]
+        with Session(self.plan) as self.session, Interrupt() as self.interrupt:
+            state, step = self._start()
+            exe = self.session.executable
+            texts = (self.plan.show("text"), self.plan.show("lowered"), exe.source)
+            self.folder.open({**config.as_dict(), "backend": self.plan.backend.name}, *texts, exe.fingerprint)
+            self.progress = Progress(config.num_steps, step, show=not self.quiet)
+            try:
+                return self._loop(state, step, run_dir)
+            finally:
+                self.progress.close()
+                self.folder.close()
+
+    def _start(self) -> tuple[State, int]:
+        self.watch = Stopwatch(0)
+        if self.config.resume is None:
+            return self.session.executable.init(self.config.seed), 0
+        state, found = self.session.load(Path(self.config.resume))
+        facts = found.facts
+        self._check_resume(facts, found.path)
+        self.best, self.watch = facts["best"], Stopwatch(facts["step"], facts["train_seconds"])
+        return state, facts["step"]
+
+    def _check_resume(self, facts: Mapping[str, Any], path: Path) -> None:
+        """What decides the order of samples and the schedule must be as it was, or the run would be another."""
+        if facts["images_per_step"] != self.session.images_per_step:
+            raise VitcoreError(
+                f"checkpoint {path}: its steps have {facts['images_per_step']} images, these have "
+                f"{self.session.images_per_step}; set --train_batch_size so that all ranks together have as many"
+            )
+        if facts["config"]["seed"] != self.config.seed:
+            raise VitcoreError(
+                f"checkpoint {path}: its seed is {facts['config']['seed']}, --seed is {self.config.seed}; resume with its own"
+            )
+        if facts["step"] > self.config.num_steps:
+            raise VitcoreError(
+                f"checkpoint {path}: it is at step {facts['step']}, beyond --num_steps {self.config.num_steps}; raise it"
+            )
+
+    def _announce(self, step: int) -> None:
+        c, s, say = self.config, self.session, self.progress.say
+        parameters = sum(p.numel() for p in s.executable.rt.own_params())
+        say(f"backend {self.plan.backend.name} ({self.plan.why}), precision {c.precision}, {self.plan.world.size} rank(s)")
+        say(f"model {c.model_type}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
+            f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
+        if s.feed.dropped:
+            say(f"each epoch leaves out {s.feed.dropped} of {len(s.dataset.train)} training images (others each time), "
+                f"so that every step has {s.images_per_step}")  # fmt: skip
+        say(f"from step {step} to {c.num_steps}; run folder {self.folder.path}")
+
+    def _loop(self, state: State, step: int, run_dir: Path) -> Result:
+        config, exe = self.config, self.session.executable
+        self._announce(step)
+        save_every = config.save_every or config.eval_every
+        last_log, saved, evaluated = step, None, None
+        self.watch.start()
+        while step < config.num_steps and not self._stop(step, last_log):
+            rate = learning_rate(
+                step, base=config.learning_rate, total=config.num_steps, warmup=config.warmup_steps, decay=config.decay_type
+            )
+            state = exe.step(state, {"lr": rate, **config.hypers})
+            step += 1
+            self.progress.step(step)
+            ends = step == config.num_steps
+            due_eval = ends or _due(step, config.eval_every)
+            due_log = due_eval or _due(step, config.log_every)
+            due_save = ends or _due(step, save_every)
+            if due_log or due_save or step == self.watch.warm_at:
+                exe.rt.wait()
+                self.watch.lap(step)
+            evaluated = None
+            if due_log:
+                state, last_log = self._log(state, step, rate), step
+            if due_eval:
+                state, evaluated = self._evaluate(state, step)
+            if due_save:
+                saved = self._save(state, step, evaluated, run_dir)
+            if due_log or due_save:
+                self.watch.start()
+        return self._finish(state, step, saved, evaluated, run_dir)
+
+    def _stop(self, step: int, last_log: int) -> bool:
+        asked = self.interrupt.asked or step == self.stop_at
+        if self.plan.world.size == 1:
+            return asked
+        # Several ranks vote, and only right after a log step, where they wait for each other anyway.
+        return step == last_log and any_rank(asked)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images of all ranks a second, without warm-up, evaluation and checkpoints."""
+        return self.watch.steps_per_second * self.session.images_per_step
+
+    def _log(self, state: State, step: int, rate: float) -> State:
+        state, report = self.session.executable.log(state)
+        if report["bad_steps"]:
+            first = step - round(report["steps"]) + round(report["first_bad_step"])
+            raise VitcoreError(
+                f"step {first}: the gradients are not finite ({round(report['bad_steps'])} such steps since the last log); "
+                "these updates were skipped; lower --learning_rate, add --warmup_steps, or resume an earlier checkpoint"
+            )
+        values = {"loss": report["loss"] / report["loss_n"], "lr": rate,
+                  "grad_norm": report["grad_norm"] / report["grad_norm_n"],
+                  "images_per_second": self.images_per_second}  # fmt: skip
+        pace = self.watch.steps_per_second
+        self.progress.log(step, values, (self.config.num_steps - step) / pace if pace else float("nan"))
+        self._tell("train", step, values)
+        return state
+
+    def _evaluate(self, state: State, step: int) -> tuple[State, dict[str, float]]:
+        state, values = self.session.evaluate(state)
+        self.progress.say(f"step {step}: accuracy {values['accuracy']:.2f} % ({values['correct']} of {values['total']}), "
+                          f"loss {values['loss']:.4f}")  # fmt: skip
+        self._tell("eval", step, values)
+        return state, values
+
+    def _tell(self, event: str, step: int, values: dict[str, float]) -> None:
+        self.folder.record(event, step, values)
+        for observer in self.observers:
+            observer(event, {"step": step, **values})
+
+    def _save(self, state: State, step: int, evaluated: dict[str, float] | None, run_dir: Path) -> Path:
+        better = evaluated is not None and evaluated["accuracy"] > self.best
+        self.best = max(self.best, evaluated["accuracy"] if evaluated else -1.0)
+        facts = {"step": step, "best": self.best, "train_seconds": self.watch.seconds,
+                 "images_per_step": self.session.images_per_step, "eval": evaluated}  # fmt: skip
+        path = self.session.save(state, run_dir / "checkpoints" / f"step-{step:08d}", facts)
+        if self.lead:
+            if better:
+                self.session.save(state, run_dir / "checkpoints" / "best", facts)
+            self._prune(run_dir)
+        self._tell("checkpoint", step, {})
+        return path
+
+    def _prune(self, run_dir: Path) -> None:
+        kept = sorted((run_dir / "checkpoints").glob("step-*"))[: -self.config.keep_checkpoints]
+        for old in kept:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _finish(
+        self, state: State, step: int, saved: Path | None, evaluated: dict[str, float] | None, run_dir: Path
+    ) -> Result:
+        signum = self.interrupt.signum
+        if step < self.config.num_steps:
+            self.session.executable.rt.wait()
+            self.watch.lap(step)
+            if saved is None or saved.name != f"step-{step:08d}":
+                saved = self._save(state, step, None, run_dir)
+            self.progress.say(f"stopped after step {step}; go on with --resume {run_dir}")
+        if evaluated is None:  # stopped between evaluations, or resumed at the end: nothing is known of this state yet
+            evaluated = {"accuracy": float("nan"), "correct": 0, "total": 0, "loss": float("nan")}
+            if step == self.config.num_steps:
+                state, evaluated = self._evaluate(state, step)
+        bad = self.session.feed.bad_images
+        if bad:
+            self.progress.say(f"{bad} image file(s) could not be read and were left out")
+        return Result(
+            evaluated["accuracy"], int(evaluated["correct"]), int(evaluated["total"]), evaluated["loss"], step,
+            round(self.watch.seconds, 3), round(self.images_per_second, 2), self.plan.backend.name,
+            str(saved or newest(run_dir) or "") or None, str(run_dir), signum,
+        )  # fmt: skip
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def train(plan: Plan, *, quiet: bool = False, stop_at: int | None = None) -> Result:
+    """Carry out a plan."""
+    return Trainer(plan, quiet=quiet, stop_at=stop_at).run()
+
+
+def result_dict(result: Result) -> dict[str, object]:
+    """The result as JSON holds it: NaN becomes null."""
+    return {k: None if isinstance(v, float) and v != v else v for k, v in asdict(result).items()}
