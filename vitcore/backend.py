@@ -119,4 +119,6 @@ def resolve(reference: str) -> Any:
             found = getattr(found, part)
         return found
     except (ImportError, AttributeError, OSError) as e:
-        raise VitcoreError(f"{reference!r} cannot be resolved: {e}; install what provides it or correct the name") from e
+        raise VitcoreError(
+            f"{reference!r} cannot be resolved: {e}; install what provides it or correct the name"
+        ) from e

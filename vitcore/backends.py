@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from vitcore.cli import run
 from vitcore.errors import VitcoreError
@@ -21,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"usage: vitcore backends [--json]\n\n{__doc__}")
         return 0
     found = load_plugins()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for b in sorted(found.backends.values(), key=lambda b: -b.rank):
         reason = unavailable(b)
         rows.append({"name": b.name, "runs_here": reason is None, "reason": reason, "device": b.device,
@@ -38,7 +39,10 @@ def main(argv: Sequence[str]) -> int:
     for name, why in found.failed.items():
         print(f"\nplugin {name} failed to load, the others go on: {why}", file=sys.stderr)
     for name in found.imported_torch:
-        print(f"\nplugin {name} imports torch when it is loaded; it should import it when its kernels run", file=sys.stderr)
+        print(
+            f"\nplugin {name} imports torch when it is loaded; it should import it when its kernels run",
+            file=sys.stderr,
+        )
     return 0
 
 

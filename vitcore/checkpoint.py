@@ -1,7 +1,8 @@
 """Checkpoints: the values of the step's linear parameters and the host's own facts, device-neutral.
 
-A checkpoint is a folder `step-<n>` with `state.safetensors` (tensors) and `state.json` (cursor, key, facts, and a digest of
-the tensors). It is written under a temporary name, synced and renamed, so a crash leaves the old one or the new one.
+A checkpoint is a folder `step-<n>` with `state.safetensors` (tensors) and `state.json` (cursor, key, facts, and digests of
+the tensors and of itself). It is written under a temporary name, synced and renamed, so a crash leaves the old one or
+the new one.
 Nothing that is loaded executes code.
 """
 
@@ -50,8 +51,9 @@ def flatten(saved: Mapping[str, Any], kinds: Mapping[str, str], names: Sequence[
             tensors.update({f"params/{n}": t for n, t in zip(names, value, strict=True)})
         elif kind == "opt":
             for slot, some in value.items():
-                tensors.update({f"opt/{slot}/{n}": t for n, t in zip(names, some, strict=True)} if len(some) == len(names)
-                               else {f"opt/{slot}": some[0]})  # fmt: skip
+                each = len(some) == len(names)
+                keys = [f"opt/{slot}/{n}" for n in names] if each else [f"opt/{slot}"]
+                tensors.update(zip(keys, some, strict=True))
         elif kind == "metrics":
             tensors.update({f"metrics/{slot}": t for slot, t in value.items()})
         else:
@@ -64,25 +66,54 @@ def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], f
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
+        _sweep(path.parent)
         temporary.mkdir()
         save_file(dict(tensors), temporary / _TENSORS)
         _sync(temporary / _TENSORS)
         record = {"format": FORMAT, "sha256": _digest(temporary / _TENSORS), "values": values, "facts": facts}
+        record["record_sha256"] = _record_digest(record)
         (temporary / _FACTS).write_text(json.dumps(record, indent=1), encoding="utf-8")
         _sync(temporary / _FACTS)
         _sync(temporary)
-        aside = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.exists():
-            path.rename(aside)
-        temporary.rename(path)
-        _sync(path.parent)
-        shutil.rmtree(aside, ignore_errors=True)
-    except OSError as e:
+        _replace(path, temporary)
+    except (OSError, SafetensorError) as e:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise VitcoreError(f"checkpoint {path}: writing failed: {e.strerror or e}; free space or choose another "
+        why = (e.strerror if isinstance(e, OSError) else None) or e
+        raise VitcoreError(f"checkpoint {path}: writing failed: {why}; free space or choose another "
                            "--output_dir (older checkpoints are untouched)") from e  # fmt: skip
     return path
+
+
+def _aside(path: Path) -> Path:
+    """Where the old checkpoint of a name stands while the new one takes its place: `load` looks there too."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _replace(path: Path, temporary: Path) -> None:
+    aside = _aside(path)
+    replaces = path.exists()
+    if replaces:
+        path.rename(aside)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if replaces:
+            aside.rename(path)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Undo what a killed writer left half done."""
+    for left in folder.glob(".*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(".*.old"):
+        path = left.with_name(left.name[1 : -len(".old")])
+        if path.exists():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.rename(path)
 
 
 def load(path: Path) -> Checkpoint:
@@ -90,16 +121,23 @@ def load(path: Path) -> Checkpoint:
     path = _find(path)
     try:
         record = json.loads((path / _FACTS).read_text(encoding="utf-8"))
-        found, digest = record["format"], record["sha256"]
-        values, facts = record["values"], record["facts"]
+        if (found := record["format"]) != FORMAT:
+            raise VitcoreError(
+                f"checkpoint {path}: format {found}, this version reads {FORMAT}; use the vitcore that wrote it"
+            )
+        digest, own, values, facts = (record[n] for n in ("sha256", "record_sha256", "values", "facts"))
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise VitcoreError(f"checkpoint {path}: {_FACTS} cannot be read ({type(e).__name__}: {e}); "
                            "it is incomplete or corrupt, resume from another one") from e  # fmt: skip
-    if found != FORMAT:
-        raise VitcoreError(f"checkpoint {path}: format {found}, this version reads {FORMAT}; use the vitcore that wrote it")
+    if _record_digest(record) != own:
+        raise VitcoreError(
+            f"checkpoint {path}: {_FACTS} does not match its digest; it was edited or is corrupt, resume from another"
+        )
     try:
         if _digest(path / _TENSORS) != digest:
-            raise VitcoreError(f"checkpoint {path}: {_TENSORS} does not match its digest; it is corrupt, resume from another")
+            raise VitcoreError(
+                f"checkpoint {path}: {_TENSORS} does not match its digest; it is corrupt, resume from another"
+            )
         tensors = load_file(path / _TENSORS)
     except (OSError, SafetensorError) as e:
         raise VitcoreError(f"checkpoint {path}: {_TENSORS} cannot be read ({e}); resume from another one") from e
@@ -154,8 +192,10 @@ def _same(checkpoint: Checkpoint, want: Mapping[str, torch.Size]) -> None:
 
 def newest(run_dir: Path) -> Path | None:
     """The newest complete checkpoint of a run folder."""
-    found = [p for p in (run_dir / "checkpoints").glob("step-*") if (p / _FACTS).is_file()]
-    return max(found, key=lambda p: p.name, default=None)
+    folder = run_dir / "checkpoints"
+    found = [p for p in (*folder.glob("step-*"), *folder.glob(".step-*.old")) if (p / _FACTS).is_file()]
+    # Of two of one step the one aside is older: "s" sorts after ".".
+    return max(found, key=lambda p: (p.name.strip(".").removesuffix(".old"), p.name), default=None)
 
 
 def _find(path: Path) -> Path:
@@ -166,7 +206,15 @@ def _find(path: Path) -> Path:
         if found is None:
             raise VitcoreError(f"run folder {path}: it holds no complete checkpoint; start without --resume")
         return found
+    if (_aside(path) / _FACTS).is_file():
+        return _aside(path)
     raise VitcoreError(f"checkpoint {path}: no such checkpoint or run folder; give a folder that holds {_FACTS}")
+
+
+def _record_digest(record: Mapping[str, Any]) -> str:
+    """Of everything in the record but this digest, however the JSON is laid out."""
+    rest = {k: v for k, v in record.items() if k != "record_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The `vitcore` command: `vitcore train ...` is `python -m vitcore.train ...`, and so on. Imports no torch by itself."""
+"""The `vitcore` command: `vitcore train ...` is `python -m vitcore.train ...`, and so on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERBS = {
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Call a command's `main`; errors for people become one line and exit code 2, `VITCORE_DEBUG` adds the traceback."""
+    """Call a command's `main`; errors for people become one line and exit code 2; `VITCORE_DEBUG` adds a traceback."""
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except VitcoreError as e:

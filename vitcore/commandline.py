@@ -54,9 +54,13 @@ def resolve_config(argv: Sequence[str], prog: str, description: str) -> Resolved
 def _checked(values: dict[str, Any], recipe: str) -> dict[str, Any]:
     """The recipe's values if each has its setting's type; the file is named otherwise."""
     for f in dataclasses.fields(Config):
-        want = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(f.type))
+        want: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(f.type))
         value = values.get(f.name)
-        if want and value is not None and (not isinstance(value, want) or (isinstance(value, bool) and want is not bool)):
+        if (
+            want
+            and value is not None
+            and (not isinstance(value, want) or (isinstance(value, bool) and want is not bool))
+        ):
             raise VitcoreError(f"recipe {recipe}: {f.name} = {value!r} is not of type {f.type}; correct the value")
     return {k: float(v) if isinstance(v, int) and _type_of(k) == "float" else v for k, v in values.items()}
 
@@ -117,9 +121,13 @@ def _legacy(resolved: Resolved, flags: Sequence[Flag], parsed: Any) -> Resolved:
     if "cache_dataset" in by_hand:
         notes.append("--cache-dataset has no effect: the operating system caches the files")
     if "loss_scale" in by_hand:
-        notes.append("--loss_scale has no effect: fp32 and bf16 need no loss scaling (the original never read it either)")
+        notes.append(
+            "--loss_scale has no effect: fp32 and bf16 need no loss scaling (the original never read it either)"
+        )
     if "local_rank" in by_hand:
-        notes.append("--local_rank has no effect: ranks come from the launcher's environment (RANK, OMPI_COMM_WORLD_RANK)")
+        notes.append(
+            "--local_rank has no effect: ranks come from the launcher's environment (RANK, OMPI_COMM_WORLD_RANK)"
+        )
     if config.internal_perf_measure and config.pretrained_dir:
         config = dataclasses.replace(config, pretrained_dir=None)
         notes.append("--internal-perf-measure: starting from RANDOM weights, so accuracy means nothing")

@@ -59,8 +59,10 @@ def main(argv: Sequence[str]) -> int:
         if asked.json:
             print(json.dumps({**result, "bad_images": bad}), flush=True)
         else:
-            print(f"accuracy {values['accuracy']:.2f} % ({values['correct']} of {values['total']}), top-5 "
-                  f"{values['top5']:.2f} %, loss {values['loss']:.4f}; {found.path} on {plan.backend.name}")  # fmt: skip
+            print(
+                f"accuracy {values['accuracy']:.2f} % ({values['correct']} of {values['total']}), top-5 "
+                f"{values['top5']:.2f} %, loss {values['loss']:.4f}; {found.path} on {plan.backend.name}"
+            )
     return 0
 
 
@@ -72,8 +74,8 @@ def _config(asked: Evaluate) -> Config:
     if file is None:
         raise VitcoreError(f"checkpoint {path}: no such checkpoint or run folder; give a folder that holds state.json")
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["facts"]["config"]
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        values = json.loads(file.read_text(encoding="utf-8"))["facts"]["config"]
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         config = Config(**lists)
     except (ValueError, KeyError, TypeError) as e:
         raise VitcoreError(f"checkpoint {path}: {file.name} holds no configuration ({type(e).__name__}: {e}); it is "

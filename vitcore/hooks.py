@@ -1,4 +1,4 @@
-"""Everything a plugin can say, on one page. Hooks compose what exists; nothing inside a running step goes through here."""
+"""Everything a plugin can say, on one page. Hooks compose what exists; nothing in a running step goes through here."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ class Hooks:
 
     @hookspec
     def vitcore_observers(self, run_dir: str) -> Iterable[object]:  # type: ignore[empty-body]
-        """Callables `observer(event: str, values: dict)` that hear of log, eval and checkpoint events, between steps."""
+        """Callables `observer(event: str, values: dict)` that hear of train, eval and checkpoint, between steps."""

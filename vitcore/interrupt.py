@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the running step ends, a checkpoint is written, the process leaves. A second signal ends at once."""
+"""Ctrl-C and SIGTERM: the running step ends, a checkpoint is written, the process leaves. A second ends at once."""
 
 from __future__ import annotations
 

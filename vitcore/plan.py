@@ -41,7 +41,13 @@ class Plan:
 
     def explain(self) -> str:
         """The passes as they ran, the implementation of every op, and every kernel that refused one."""
-        lines = [f"backend {self.backend.name}: {self.why}", "", *self.lowering.log, "", "kernels that did not take an op:"]
+        lines = [
+            f"backend {self.backend.name}: {self.why}",
+            "",
+            *self.lowering.log,
+            "",
+            "kernels that did not take an op:",
+        ]
         return "\n".join([*lines, *(self.lowering.refusals or ["none"])])
 
 

@@ -95,7 +95,8 @@ def _hook_results(found: Plugins) -> list[tuple[list[Backend], str]]:
     results = []
     for impl in found.manager.hook.vitcore_backends.get_hookimpls():
         try:
-            results.append(([*impl.function()], impl.plugin_name))
+            backends: list[Backend] = list(impl.function())  # type: ignore[call-overload]
+            results.append((backends, impl.plugin_name))
         except Exception as e:  # as above
             found.failed[impl.plugin_name] = f"{type(e).__name__}: {e}"
     return results

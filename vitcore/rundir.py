@@ -1,4 +1,5 @@
-"""The run folder: the resolved configuration, the step's text, the fingerprint, metrics as JSON lines and TensorBoard."""
+"""The run folder: the resolved configuration, the step's text, the fingerprint, metrics as JSON lines and for
+TensorBoard."""
 
 from __future__ import annotations
 
@@ -39,7 +40,12 @@ class RunFolder:
         """Record what runs: config.json, step.txt (neutral), step.lowered.txt, step.py, fingerprint.txt."""
         if not self.write:
             return
-        texts = {"step.txt": program, "step.lowered.txt": lowered, "step.py": python, "fingerprint.txt": fingerprint + "\n"}
+        texts = {
+            "step.txt": program,
+            "step.lowered.txt": lowered,
+            "step.py": python,
+            "fingerprint.txt": fingerprint + "\n",
+        }
         for name, text in {"config.json": json.dumps(config, indent=1) + "\n", **texts}.items():
             (self.path / name).write_text(text, encoding="utf-8")
         self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")

@@ -95,7 +95,9 @@ def eval_report(report: Mapping[str, float], expected: int) -> dict[str, float]:
     """Accuracy in percent, right answers, images and mean loss from the accumulators."""
     total = round(report["eval_total"])
     if total == 0:
-        raise VitcoreError(f"evaluation: none of {expected} images could be read; check the files of the evaluation split")
+        raise VitcoreError(
+            f"evaluation: none of {expected} images could be read; check the files of the evaluation split"
+        )
     correct, correct5 = round(report["eval_correct"]), round(report["eval_correct5"])
     percent = {"accuracy": 100 * correct / total, "top5": 100 * correct5 / total}
     return {**percent, "correct": correct, "total": total, "loss": report["eval_loss"] / total}
@@ -105,8 +107,8 @@ def refuse_pretrained(config: Config) -> None:
     """Weights of other origin cannot be loaded yet: say so, never train from random weights instead."""
     if config.pretrained_dir is not None:
         raise VitcoreError(
-            f"--pretrained_dir {config.pretrained_dir}: checkpoints of other origin cannot be loaded yet; to start from "
-            "random weights pass --pretrained_dir None or --internal-perf-measure, to go on with a run --resume"
+            f"--pretrained_dir {config.pretrained_dir}: checkpoints of other origin cannot be loaded yet; to start "
+            "from random weights pass --pretrained_dir None or --internal-perf-measure, to go on with a run --resume"
         )
 
 
@@ -123,6 +125,6 @@ def augmentation(config: Config) -> Augment | None:
     """What training does to an image, or None for nothing."""
     chosen = Augment(
         rotate=config.augment_rotate, scale=config.augment_scale, shear=config.augment_shear,
-        translate=config.augment_translate, flip=config.augment_flip, crop=config.augment_crop,
+        translate=config.augment_translate, gain=config.augment_gain, flip=config.augment_flip, crop=config.augment_crop,
     )  # fmt: skip
     return None if asdict(chosen) == asdict(Augment()) else chosen

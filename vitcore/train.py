@@ -37,9 +37,11 @@ def main(argv: Sequence[str]) -> int:
         if config.json:
             print(json.dumps(result_dict(result)), flush=True)
         elif result.total:
-            print(f"accuracy {result.accuracy:.2f} % ({result.correct} of {result.total}) after {result.steps} steps, "
-                  f"{result.train_seconds:.1f} s of training, {result.images_per_second:.0f} images/s on {result.backend}; "
-                  f"checkpoint {result.checkpoint}")  # fmt: skip
+            print(
+                f"accuracy {result.accuracy:.2f} % ({result.correct} of {result.total}) after {result.steps} steps, "
+                f"{result.train_seconds:.1f} s of training, {result.images_per_second:.0f} images/s on "
+                f"{result.backend}; checkpoint {result.checkpoint}"
+            )
     if result.interrupted_by is not None:
         say(f"stopped by {signal.Signals(result.interrupted_by).name} after saving")
         return 128 + result.interrupted_by

@@ -1,4 +1,4 @@
-"""The trainer: steps, log steps, evaluations and checkpoints, in an order that is a pure function of the step number."""
+"""The trainer: steps, log steps, evaluations and checkpoints, in an order that is a function of the step alone."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class Trainer:
         config = self.config
         run_dir = rundir.prepare(config.output_dir, config.name)
         self.folder = rundir.RunFolder(run_dir, write=self.lead)
-        self.observers = [o for some in self.plan.plugins.manager.hook.vitcore_observers(run_dir=str(run_dir)) for o in some]
+        self.observers = [
+            o for some in self.plan.plugins.manager.hook.vitcore_observers(run_dir=str(run_dir)) for o in some
+        ]
         with Session(self.plan) as self.session, Interrupt() as self.interrupt:
             state, step = self._start()
             exe = self.session.executable
@@ -83,18 +85,20 @@ class Trainer:
                 f"{self.session.images_per_step}; set --train_batch_size so that all ranks together have as many"
             )
         if facts["config"]["seed"] != self.config.seed:
+            its = facts["config"]["seed"]
             raise VitcoreError(
-                f"checkpoint {path}: its seed is {facts['config']['seed']}, --seed is {self.config.seed}; resume with its own"
+                f"checkpoint {path}: its seed is {its}, --seed is {self.config.seed}; resume with its own"
             )
         if facts["step"] > self.config.num_steps:
-            raise VitcoreError(
-                f"checkpoint {path}: it is at step {facts['step']}, beyond --num_steps {self.config.num_steps}; raise it"
-            )
+            beyond = f"beyond --num_steps {self.config.num_steps}; raise it"
+            raise VitcoreError(f"checkpoint {path}: it is at step {facts['step']}, {beyond}")
 
     def _announce(self, step: int) -> None:
         c, s, say = self.config, self.session, self.progress.say
         parameters = sum(p.numel() for p in s.executable.rt.own_params())
-        say(f"backend {self.plan.backend.name} ({self.plan.why}), precision {c.precision}, {self.plan.world.size} rank(s)")
+        say(
+            f"backend {self.plan.backend.name} ({self.plan.why}), precision {c.precision}, ranks: {self.plan.world.size}"
+        )
         say(f"model {c.model_type}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
         if s.feed.dropped:
@@ -110,7 +114,11 @@ class Trainer:
         self.watch.start()
         while step < config.num_steps and not self._stop(step, last_log):
             rate = learning_rate(
-                step, base=config.learning_rate, total=config.num_steps, warmup=config.warmup_steps, decay=config.decay_type
+                step,
+                base=config.learning_rate,
+                total=config.num_steps,
+                warmup=config.warmup_steps,
+                decay=config.decay_type,
             )
             state = exe.step(state, {"lr": rate, **config.hypers})
             step += 1
@@ -150,8 +158,8 @@ class Trainer:
         if report["bad_steps"]:
             first = step - round(report["steps"]) + round(report["first_bad_step"])
             raise VitcoreError(
-                f"step {first}: the gradients are not finite ({round(report['bad_steps'])} such steps since the last log); "
-                "these updates were skipped; lower --learning_rate, add --warmup_steps, or resume an earlier checkpoint"
+                f"step {first}: the gradients are not finite ({round(report['bad_steps'])} such steps since the last "
+                "log); these updates were skipped; lower --learning_rate, add --warmup_steps, or resume an earlier checkpoint"
             )
         values = {"loss": report["loss"] / report["loss_n"], "lr": rate,
                   "grad_norm": report["grad_norm"] / report["grad_norm_n"],
@@ -163,8 +171,8 @@ class Trainer:
 
     def _evaluate(self, state: State, step: int) -> tuple[State, dict[str, float]]:
         state, values = self.session.evaluate(state)
-        self.progress.say(f"step {step}: accuracy {values['accuracy']:.2f} % ({values['correct']} of {values['total']}), "
-                          f"loss {values['loss']:.4f}")  # fmt: skip
+        counts = f"{values['correct']} of {values['total']}"
+        self.progress.say(f"step {step}: accuracy {values['accuracy']:.2f} % ({counts}), loss {values['loss']:.4f}")
         self._tell("eval", step, values)
         return state, values
 

@@ -1,7 +1,7 @@
 """The Habana Gaudi backends, hpu-lazy and hpu-eager, written against the vendor's published source.
 
-Facts with their source (the bridge is HabanaAI/gaudi-pytorch-bridge v1.19.0): the mode is an environment variable that is
-read once, when the library is first imported (habana_frameworks/torch/__init__.py:50), and its default has changed over
+Facts with their source (the bridge is HabanaAI/gaudi-pytorch-bridge v1.19.0): the mode is an environment variable that
+is read once, when the library is first imported (habana_frameworks/torch/__init__.py:50), and its default has changed over
 time, so it is always set; `mark_step` launches what was recorded (core/step_closure.py). Not run on a Gaudi card.
 """
 

@@ -1,5 +1,6 @@
-"""The original recipe's flags that speak of the device (Model-References 1.6.1, ViT/train.py:329-392), and what they mean
-today. `--hmp` was removed from the vendor's library in 1.12 in favour of autocast; here it means bf16."""
+"""The original recipe's flags that speak of the device, and what they mean today.
+
+Source: Model-References 1.6.1, ViT/train.py:329-392. `--hmp` was removed from the vendor's library in 1.12 in favour of autocast; here it means bf16."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def run_lazy_mode(value: Any, given: dict[str, Any]) -> Change:
 def hmp(value: Any, given: dict[str, Any]) -> Change:
     """Habana mixed precision."""
     if given.get("precision") not in (None, "bf16"):
-        raise VitcoreError(f"--hmp means --precision bf16, but --precision is {given['precision']}; give one of the two")
+        raise VitcoreError(
+            f"--hmp means --precision bf16, but --precision is {given['precision']}; give one of the two"
+        )
     return {"precision": "bf16"}, "--hmp means --precision bf16, carried out by autocast"
 
 

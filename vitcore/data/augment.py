@@ -10,7 +10,7 @@ from vitcore.data.order import Int64s, draw_uniform
 from vitcore.errors import VitcoreError
 
 # Streams of draw_uniform; never renumber one, or the same seed gives other pictures.
-FLIP_STREAM, AFFINE_STREAM, CROP_STREAM = 1, 2, 3
+FLIP_STREAM, AFFINE_STREAM, CROP_STREAM, GAIN_STREAM = 1, 2, 3, 4
 
 # Width over height of a random crop, as in the original recipe.
 CROP_RATIO = (3.0 / 4.0, 4.0 / 3.0)
@@ -26,7 +26,7 @@ class Augment:
 
     rotate: degrees, drawn from -rotate to rotate. scale: size of the content, drawn from lowest to highest.
     shear: degrees, horizontal, drawn from -shear to shear. translate: pixels, drawn from -translate to translate on
-    each axis. flip: mirrors left and right with probability 1/2. crop: the least and greatest share of the picture's
+    each axis. gain: intensities, drawn from 1 to 1 + gain times what they were, white at most. flip: mirrors left and right with probability 1/2. crop: the least and greatest share of the picture's
     area that is cut out and resized (ratio 3/4 to 4/3); for folders of pictures. Raises VitcoreError for other numbers.
     """
 
@@ -34,11 +34,12 @@ class Augment:
     scale: tuple[float, float] = (1.0, 1.0)
     shear: float = 0.0
     translate: float = 0.0
+    gain: float = 0.0
     flip: bool = False
     crop: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        for field in ("rotate", "shear", "translate"):
+        for field in ("rotate", "shear", "translate", "gain"):
             if getattr(self, field) < 0.0:
                 raise VitcoreError(f"augment: {field}={getattr(self, field)} is negative; give the size of its range")
         if self.shear >= 90.0:
@@ -53,12 +54,17 @@ class Augment:
         """Whether pictures are rotated, scaled, sheared or moved."""
         return self.rotate > 0.0 or self.shear > 0.0 or self.translate > 0.0 or self.scale != (1.0, 1.0)
 
+    @property
+    def of_reals(self) -> bool:
+        """Whether pictures are changed as real numbers: warped, or made brighter."""
+        return self.warps or self.gain > 0.0
+
     def without_crop(self, dataset: str) -> "Augment":
         """Return self; VitcoreError, naming `dataset`, when it crops: for data that is no folder of pictures."""
         if self.crop is not None:
             raise VitcoreError(
                 f"{dataset}: random crops are for folders of pictures; set crop to None (rotate, scale, shear, "
-                "translate and flip work here)"
+                "translate, gain and flip work here)"
             )
         return self
 
@@ -90,6 +96,11 @@ def _inverse_affine(draws: list[float], augment: Augment) -> list[list[float]]:
     cos, sin = math.cos(angle) / size, math.sin(angle) / size
     a, b, c, d = cos + slope * sin, sin - slope * cos, -sin, cos
     return [[a, b, -(a * x0 + b * y0)], [c, d, -(c * x0 + d * y0)]]
+
+
+def draw_gains(seed: int, positions: Int64s, augment: Augment) -> npt.NDArray[np.float64]:
+    """The factor of each position's intensities, of shape (len(positions),)."""
+    return 1.0 + draw_uniform(seed, positions, GAIN_STREAM, 1)[:, 0] * augment.gain
 
 
 def draw_crops(seed: int, positions: Int64s) -> npt.NDArray[np.float64]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitcore.data.augment import Augment
 from vitcore.data.datasets import DatasetOptions
 from vitcore.data.order import Int64s
-from vitcore.data.warp import affine_batch, flip_batch
+from vitcore.data.warp import augment_reals, flip_batch
 from vitcore.errors import VitcoreError
 
 SIDE = 8
@@ -53,8 +53,8 @@ class DigitSplit:
             augment = augment.without_crop(self.name)
             if augment.flip:
                 images = flip_batch(images, seed, positions)
-            if augment.warps:
-                images = affine_batch(images, seed, positions, augment)
+            if augment.of_reals:
+                images = augment_reals(images, seed, positions, augment)
         return images * 2.0 - 1.0, self.labels[rows], torch.ones(len(rows))
 
 

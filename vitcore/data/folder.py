@@ -15,7 +15,7 @@ from vitcore.data.datasets import DatasetOptions
 from vitcore.data.decode import UnreadablePicture, read_picture
 from vitcore.data.order import Int64s
 from vitcore.data.tree import PictureList, read_tree
-from vitcore.data.warp import affine_batch, flip_batch
+from vitcore.data.warp import augment_reals, flip_batch
 from vitcore.errors import VitcoreError
 
 log = logging.getLogger("vitcore")
@@ -62,8 +62,8 @@ class FolderSplit:
                 images[row] = picture
         if augment is not None and augment.flip:
             images = flip_batch(images, seed, positions)
-        if augment is not None and augment.warps:
-            images = affine_batch(images.float() / 255.0, seed, positions, augment) * 2.0 - 1.0
+        if augment is not None and augment.of_reals:
+            images = augment_reals(images.float() / 255.0, seed, positions, augment) * 2.0 - 1.0
         return images, torch.from_numpy(self._labels[indices]), weight
 
     def _decoded(

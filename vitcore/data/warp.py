@@ -1,4 +1,4 @@
-"""Flips and affine warps of a batch of pictures, on the host.
+"""Flips, affine warps and gain of a batch of pictures, on the host.
 
 Each sample of the result depends on its own picture and position alone, to the last bit: the arithmetic is element by
 element, and never a matrix product whose order of summation follows the batch.
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcore.data.augment import Augment, draw_affine, draw_flips
+from vitcore.data.augment import Augment, draw_affine, draw_flips, draw_gains
 from vitcore.data.order import Int64s
 
 # Shapes: B batch, C channels, H height, W width.
@@ -34,3 +34,16 @@ def affine_batch(images_BCHW: Tensor, seed: int, positions: Int64s, augment: Aug
     return F.grid_sample(
         images_BCHW, grid_BHW2.to(images_BCHW.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
     )
+
+
+def gain_batch(images_BCHW: Tensor, seed: int, positions: Int64s, augment: Augment) -> Tensor:
+    """Make pictures in [0, 1], float32, brighter: each times its own factor, 1 at most."""
+    gains_B = torch.from_numpy(draw_gains(seed, positions, augment)).to(images_BCHW.dtype)
+    return (images_BCHW * gains_B[:, None, None, None]).clamp(max=1.0)
+
+
+def augment_reals(images_BCHW: Tensor, seed: int, positions: Int64s, augment: Augment) -> Tensor:
+    """All that is done to pictures as real numbers in [0, 1]: the warp, then the gain."""
+    if augment.warps:
+        images_BCHW = affine_batch(images_BCHW, seed, positions, augment)
+    return gain_batch(images_BCHW, seed, positions, augment) if augment.gain > 0.0 else images_BCHW

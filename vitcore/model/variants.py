@@ -66,8 +66,7 @@ VARIANTS: dict[str, Variant] = _by_name(
     Variant(name="ViT-H_14", patch=14, width=1280, depth=32, heads=16, mlp=5120, img_size=224, dropout=0.1),
     Variant(name="ViT-Ti_16", patch=16, width=192, depth=12, heads=3, mlp=768, img_size=224),
     Variant(name="ViT-S_16", patch=16, width=384, depth=12, heads=6, mlp=1536, img_size=224),
-    Variant(name="ViT-digits", patch=2, width=48, depth=4, heads=4, mlp=192, img_size=8, channels=1),
-    Variant(name="ViT-digits-long", patch=2, width=48, depth=4, heads=4, mlp=192, img_size=8, channels=1),
+    Variant(name="ViT-digits", patch=2, width=48, depth=2, heads=4, mlp=96, img_size=8, channels=1),
 )
 
 # Names of the original recipe that people will type, and why they are refused. Not in VARIANTS, so nothing lists

@@ -41,7 +41,9 @@ def open_group(backend: Backend, world: World) -> None:
     if "MASTER_ADDR" not in os.environ and "OMPI_COMM_WORLD_SIZE" in os.environ:
         local = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
         if local != str(world.size):
-            raise VitcoreError("MASTER_ADDR is not set and the ranks are on several machines; set it to rank 0's address")
+            raise VitcoreError(
+                "MASTER_ADDR is not set and the ranks are on several machines; set it to rank 0's address"
+            )
         os.environ["MASTER_ADDR"] = "localhost"
     os.environ.setdefault("MASTER_PORT", "29500")
     if "MASTER_ADDR" not in os.environ:

@@ -112,7 +112,7 @@ class Executable:
         return self._with_metrics(state, metrics)
 
     def log(self, state: State) -> tuple[State, dict[str, float]]:
-        """Reduce and read the metrics, the only host read, and start fresh ones; every rank calls it at the same step."""
+        """Reduce and read the metrics, the only host read, and start fresh ones; all ranks call it at the same step."""
         metrics, report = self._log(state[self._metrics])
         return self._with_metrics(state, metrics), report
 
@@ -141,4 +141,3 @@ class Executable:
     def _with_metrics(self, state: State, metrics: Any) -> State:
         i = self._metrics
         return (*state[:i], metrics, *state[i + 1 :])
-

@@ -6,24 +6,44 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitcore.errors import VitcoreError
 
 _aten = torch.ops.aten
-# `.item()`, `float(t)`, `if t:`; then what must know values to know a shape.
-_READS = frozenset(
-    {_aten._local_scalar_dense.default, _aten.nonzero.default, _aten.masked_select.default, _aten._unique2.default,
-     _aten.equal.default, _aten.is_nonzero.default}
-)  # fmt: skip
+# What torch itself says must know values: `.item()`, `float(t)`, `if t:`; and for a shape, as `nonzero` and `unique` do.
+_TAGS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
+# What carries neither tag and waits all the same, and what carries one and need not wait.
+_READS = frozenset({_aten.equal.default, _aten.is_nonzero.default, _aten.allclose.default})
+_MAY_READ = frozenset({_aten.index.Tensor, _aten.repeat_interleave.Tensor})
+# These never reach the dispatcher where the tensor is on the host already.
+_METHODS = {torch.Tensor.tolist: "tolist", torch.Tensor.__repr__: "repr"}
 _TORCH = str(Path(torch.__file__).parent)
 
 
 class HostReadError(VitcoreError):
     """Something inside a region waited for the device."""
+
+
+def _refuse(where: str, name: str) -> NoReturn:
+    raise HostReadError(
+        f"{where}: {name} reads a device value on the host ({_culprit()}); keep it on the device, or read it in a log step"
+    )
+
+
+class _NoHostMethods(TorchFunctionMode):
+    def __init__(self, where: Callable[[], str]) -> None:
+        super().__init__()
+        self.where = where
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _METHODS:
+            _refuse(self.where(), _METHODS[func])
+        return func(*args, **(kwargs or {}))
 
 
 class _NoHostReads(TorchDispatchMode):
@@ -32,13 +52,16 @@ class _NoHostReads(TorchDispatchMode):
         self.where = where
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _READS or self._masks(func, args) or self._copies_to_host(func, args, kwargs or {}):
-            name = str(func).removeprefix("aten.")
-            raise HostReadError(
-                f"{self.where()}: {name} reads a device value on the host ({_culprit()}); keep the value on the device, "
-                "or read it in a log step"
-            )
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if self._knows_values(func, kwargs) or self._masks(func, args) or self._copies_to_host(func, args, kwargs):
+            _refuse(self.where(), str(func).removeprefix("aten."))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _knows_values(func: Any, kwargs: dict[str, Any]) -> bool:
+        if func in _MAY_READ:
+            return func is _aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
+        return func in _READS or not _TAGS.isdisjoint(func.tags)
 
     @staticmethod
     def _masks(func: Any, args: Any) -> bool:
@@ -66,8 +89,10 @@ def _culprit() -> str:
 def no_host_reads(where: str | Callable[[], str] = "no_host_reads") -> Iterator[None]:
     """Raise `HostReadError`, naming the op and the Python line, where code inside waits for the device.
 
-    It sees `.item()`, `float(t)`, `if t:`, `nonzero`, boolean-mask indexing and copies to the host, on any torch device,
-    the host itself included (there a `.cpu()` copies nothing and is not seen).
+    It sees `.item()`, `float(t)`, `if t:`, `.tolist()`, printing, `nonzero` and its like, boolean-mask indexing and
+    copies to the host, on any torch device, the host itself included (there `.cpu()` and `.numpy()` copy nothing and
+    are not seen).
     """
-    with _NoHostReads(where if callable(where) else lambda: where):
+    say = where if callable(where) else lambda: where
+    with _NoHostMethods(say), _NoHostReads(say):
         yield

@@ -1,4 +1,4 @@
-"""`%hyper`: the named scalars that change from step to step, as Python floats and, where a kernel asks, on the device."""
+"""`%hyper`: the named scalars that change from step to step, as floats and, where a kernel asks, on the device."""
 
 from __future__ import annotations
 

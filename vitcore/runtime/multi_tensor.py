@@ -38,7 +38,7 @@ def torch_fused(
         state["step"][0].add_(ok)
     for group in rt.groups:
         if len(rt.groups) == 1:
-            ps, gs, pick = params, grads, None
+            ps, gs, pick = list(params), grads, None
         else:
             pick = group.indices
             ps, gs = [params[i] for i in pick], [grads[i] for i in pick]
@@ -49,13 +49,14 @@ def torch_fused(
         lr, decay = hyper["lr"] * group.lr, hyper["weight_decay"] * group.weight_decay
         if adamw:
             torch._fused_adamw_(
-                list(ps), list(gs), slot("exp_avg"), slot("exp_avg_sq"), [], [state["step"][0]] * len(ps),
+                ps, gs, slot("exp_avg"), slot("exp_avg_sq"), [], [state["step"][0]] * len(ps),
                 lr=lr, beta1=hyper["beta1"], beta2=hyper["beta2"], weight_decay=decay, eps=hyper["eps"],
                 amsgrad=False, maximize=False, grad_scale=None, found_inf=found_inf,
             )  # fmt: skip
         else:
             torch._fused_sgd_(
-                list(ps), list(gs), slot("momentum"), weight_decay=decay, momentum=hyper["momentum"], lr=lr,
-                dampening=0.0, nesterov=False, maximize=False, is_first_step=False, grad_scale=None, found_inf=found_inf,
+                ps, gs, slot("momentum"), weight_decay=decay, momentum=hyper["momentum"], lr=lr,
+                dampening=0.0, nesterov=False, maximize=False, is_first_step=False, grad_scale=None,
+                found_inf=found_inf,
             )  # fmt: skip
     return params, state

@@ -1,4 +1,4 @@
-"""Opening a backend: its environment before torch, its imports, its device; or one refusal that says what is missing."""
+"""Opening a backend: its environment before torch, its imports, its device; or one refusal that says why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def choose_backend(plugins: Plugins, name: str) -> tuple[Backend, str]:
         if reason is not None:
             raise VitcoreError(f"backend {name!r} cannot run here: {reason}")
         return backend, "asked for"
-    passed_over = []
+    passed_over: list[str] = []
     for backend in sorted(plugins.backends.values(), key=lambda b: -b.rank):
         reason = unavailable(backend)
         if reason is None:
@@ -46,7 +46,9 @@ def set_environment(backend: Backend, plugins: Plugins | None = None) -> None:
     """
     wrong = {k: v for k, v in backend.env.items() if os.environ.get(k) != v}
     if wrong and "torch" in sys.modules:
-        early = f" (imported by plugin {', '.join(plugins.imported_torch)})" if plugins and plugins.imported_torch else ""
+        early = (
+            f" (imported by plugin {', '.join(plugins.imported_torch)})" if plugins and plugins.imported_torch else ""
+        )
         first = "; ".join(f"os.environ[{k!r}] = {v!r}" for k, v in wrong.items())
         raise VitcoreError(
             f"backend {backend.name!r} needs its environment before torch is imported, and torch is imported "
@@ -67,4 +69,9 @@ def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
         except Exception as e:  # vendor libraries raise AssertionError, OSError and others on a bad set-up
             raise VitcoreError(f"backend {backend.name!r}: importing {name} failed: {type(e).__name__}: {e}") from e
     if backend.open:
-        resolve(backend.open)()
+        try:
+            resolve(backend.open)()
+        except VitcoreError:
+            raise
+        except Exception as e:  # as above
+            raise VitcoreError(f"backend {backend.name!r}: opening it by {backend.open} failed: {e}") from e

@@ -30,11 +30,10 @@ class StepSpec:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             known = ", ".join(OPTIMIZERS)
-            raise VitcoreError(
-                f"optimizer {self.optimizer!r} is unknown{nearest(self.optimizer, [*OPTIMIZERS])}; choose one of {known}"
-            )
+            close = nearest(self.optimizer, [*OPTIMIZERS])
+            raise VitcoreError(f"optimizer {self.optimizer!r} is unknown{close}; choose one of {known}")
         if self.accumulation < 1:
-            raise VitcoreError(f"accumulation of {self.accumulation} micro-batches makes no step; it must be at least 1")
+            raise VitcoreError(f"accumulation of {self.accumulation} micro-batches makes no step; make it at least 1")
 
     @property
     def hypers(self) -> tuple[str, ...]:
@@ -52,7 +51,8 @@ _INIT = """step @init(%c: cursor, %k: key) [
 
 _TRAIN = """step @train(%p: params<f32>, %o: opt<{kind}>, %c: cursor, %k: key, %m: metrics, %hyper: hyper) [
   %g0 = grads.zero %p : grads<f32 sum partial>
-  %g, %c1, %k1, %m1 = repeat %g0, %c, %k, %m {{n={n}}} (%ga: grads<f32 sum partial>, %ca: cursor, %ka: key, %ma: metrics) [
+  %g, %c1, %k1, %m1 = repeat %g0, %c, %k, %m {{n={n}}}
+      (%ga: grads<f32 sum partial>, %ca: cursor, %ka: key, %ma: metrics) [
     %h, %cb = data.next %ca : batch<host>, cursor
     %x = data.put %h : batch<dev>
     %kb, %kf = rng.split %ka : key, key
@@ -93,7 +93,7 @@ _RESTORE = """step @restore(%p: params<f32>, %o: opt<{kind}>, %c: cursor, %k: ke
 
 def build(spec: StepSpec) -> Module:
     """The neutral module of a recipe: `init`, `train`, `eval`, `log` and `restore`, verified."""
-    smoothing = f" {{label_smoothing={spec.label_smoothing:g}}}" if spec.label_smoothing else ""
+    smoothing = f" {{label_smoothing={spec.label_smoothing!r}}}" if spec.label_smoothing else ""
     clipped = "%gc, %norm = grads.clip %gr, %hyper : grads<f32 mean synced>, scalar<f32>"
     norm, ready = (clipped, "%gc") if spec.clip else ("%norm = grads.norm %gr : scalar<f32>", "%gr")
     fill = {"kind": spec.optimizer, "n": spec.accumulation, "loss": smoothing, "norm": norm, "ready": ready}

@@ -6,13 +6,18 @@ Each region becomes a function under its own name, each op a call of its kernel 
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vitcore.errors import VitcoreError
-from vitcore.step.ir import Op, Program, Value
+from vitcore.step.ir import Op, Program, Value, values, walk
 
 _SILENT = ("impl", "flushes")
+
+# What the generated code itself uses; no value and no region may be called so there.
+_RESERVED = frozenset({*keyword.kwlist, "rt", "range", "_"})
 
 
 def call_name(op: Op) -> str:
@@ -25,8 +30,9 @@ def source(program: Program) -> str:
     if not program.sealed:
         raise VitcoreError(f"@{program.name} is not sealed, so it cannot become Python; lower it first")
     regions: list[str] = []
-    body = _block(program.ops, 1, regions)
-    head = f"def {program.name}({_names(program.params)}):"
+    py = _python_names(program)
+    body = _block(program.ops, 1, regions, py)
+    head = f"def {program.name}({_names(program.params, py)}):"
     return "\n".join([*regions, head, f'    """{program.level} @{program.name}"""', *body]) + "\n"
 
 
@@ -41,47 +47,57 @@ def compile_program(program: Program, rt: Any) -> Callable[..., Any]:
     return namespace[program.name]
 
 
-def _py(name: str) -> str:
-    return name + "_" if keyword.iskeyword(name) or name == "rt" else name
+def _python_names(program: Program) -> dict[str, str]:
+    """What each region and each value is called in Python: as in the text, unless that name is taken there."""
+    taken, py = {*_RESERVED, program.name}, dict[str, str]()
+    regions = [op.attrs["name"] for op in walk(program.ops) if op.name == "rt.region"]
+    for text in (*regions, *map(str, values(program))):
+        name = re.sub(r"\W", "_", text.removeprefix("%"))
+        name = name if name.isidentifier() else "_" + name
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        py[text] = name
+    return py
 
 
-def _names(values: Sequence[Value]) -> str:
-    return ", ".join(_py(v.name) for v in values)
+def _names(values: Sequence[Value], py: Mapping[str, str]) -> str:
+    return ", ".join(py[str(v)] for v in values)
 
 
 def _literal(text: str) -> str:
-    numerator, slash, denominator = text.partition("/")
-    if numerator.isdigit() and (not slash or denominator.isdigit()):
-        return f"{numerator} / {denominator}" if slash else text
+    if re.fullmatch(r"(0|[1-9][0-9]*)(/[1-9][0-9]*)?", text):
+        return text.replace("/", " / ")
     try:
-        return repr(float(text))
+        number = float(text)
     except ValueError:
         return repr(text)
+    return repr(number) if math.isfinite(number) else repr(text)
 
 
-def _block(ops: Sequence[Op], depth: int, regions: list[str]) -> list[str]:
+def _block(ops: Sequence[Op], depth: int, regions: list[str], py: Mapping[str, str]) -> list[str]:
     pad, out = "    " * depth, []
     for op in ops:
-        outs = f"{_names(op.outs)} = " if op.outs else ""
+        outs = f"{_names(op.outs, py)} = " if op.outs else ""
         if op.name in ("return", "yield"):
-            out.append(f"{pad}return {_names(op.args)}" + ("," if len(op.args) == 1 and op.name == "return" else ""))
+            comma = "," if len(op.args) == 1 and op.name == "return" else ""
+            out.append(f"{pad}return {_names(op.args, py)}{comma}")
         elif op.name == "rt.mark":
             out.append(f"{pad}rt.mark()")
         elif op.name == "repeat":
-            out.append(f"{pad}{_names(op.binds)} = {_names(op.args)}")
+            carried = f"{_names(op.binds, py)} = " if op.binds else ""
+            out += [f"{pad}{carried}{_names(op.args, py)}"] if carried else []
             out.append(f"{pad}for _ in range({op.attrs['n']}):")
-            out += _block(op.body[:-1], depth + 1, regions)
-            out.append(f"{pad}    {_names(op.binds)} = {_names(op.body[-1].args)}")
-            out.append(f"{pad}{_names(op.outs)} = {_names(op.binds)}")
+            out += _block(op.body[:-1], depth + 1, regions, py)
+            out.append(f"{pad}    {carried}{_names(op.body[-1].args, py)}" if carried else f"{pad}    pass")
+            out += [f"{pad}{outs}{_names(op.binds, py)}"] if outs else []
         elif op.name == "rt.region":
             made = {v.name for o in op.body for v in o.outs}
             free = {a.name: a for o in op.body for a in o.args if a.name not in made}
-            name = _py(op.attrs["name"])
-            lines = _block(op.body, 1, regions)
-            regions += ["@rt.region", f"def {name}({_names([free[n] for n in sorted(free)])}):", *lines, "", ""]
-            out.append(f"{pad}{outs}{name}({_names([free[n] for n in sorted(free)])})")
+            name, given = py[op.attrs["name"]], _names([free[n] for n in sorted(free)], py)
+            regions += ["@rt.region", f"def {name}({given}):", *_block(op.body, 1, regions, py), "", ""]
+            out.append(f"{pad}{outs}{name}({given})")
         else:
             extra = [f"{k}={_literal(v)}" for k, v in sorted(op.attrs.items()) if k not in _SILENT]
-            args = ", ".join([*(_py(a.name) for a in op.args), *extra])
-            out.append(f"{pad}{outs}rt.{call_name(op)}({args})")
+            out.append(f"{pad}{outs}rt.{call_name(op)}({', '.join([*(py[str(a)] for a in op.args), *extra])})")
     return out

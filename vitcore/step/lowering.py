@@ -33,7 +33,7 @@ class Lowering:
     backend: Backend
     kernels: Sequence[Kernel]
     precision: str = "fp32"
-    world: World = World()
+    world: World = field(default_factory=World)
     fuel: Fuel = field(default_factory=Fuel)
     module: Module | None = None
     """The module as it was before the running pass, for passes that look at a sibling program."""

@@ -39,7 +39,9 @@ def pipeline(extra: Iterable[tuple[str, Pass]] = (), disabled: Iterable[str] = (
     for stage, new in extra:
         names = [p.name for p in passes]
         if stage not in names:
-            raise VitcoreError(f"pass {new.name!r} wants to run after {stage!r}, which is no pass{nearest(stage, names)}")
+            raise VitcoreError(
+                f"pass {new.name!r} wants to run after {stage!r}, which is no pass{nearest(stage, names)}"
+            )
         passes.insert(names.index(stage) + 1, new)
     for name in disabled:
         found = next((p for p in passes if p.name == name), None)

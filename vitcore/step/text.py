@@ -184,7 +184,9 @@ class _Parser:
         if self.peek() in ("(", "["):
             binds = self.declared() if self.peek() == "(" else ()
             body = self.block()
-            types = [a.ty.plain for a in body[-1].args] if body else []
+            if not body:
+                raise ParseError(f"program text, line {line}: expected an op in the block of {name}, found none")
+            types = [a.ty.plain for a in body[-1].args]
         elif self.accept(":"):
             types = [self.type()]
             while self.accept(","):

@@ -1,11 +1,12 @@
 """The verifier: what makes a program legal, rule by rule, with messages that name op, value, rule and remedy.
 
 V1 defined before use, once. V2 operand and result types. V3 linear values consumed exactly once, borrowed only before.
-V4 gradients reduced once and scaled once. V5 randomness never reused. V6 lowering's ops and attributes only once lowering
-has begun. V7 no wait for the host inside a region. V8 what changes from step to step is in `hyper`. V9 a sealed program
-has an implementation for every op. V10 loops carry what they yield. V11 on a lazy backend each region is flushed, and no
-mark follows or precedes a kernel's own flush. V12 no collective inside `repeat`. V13 one result for each consumed state
-parameter, in order. V14 the text round-trips. Each has a run-time twin or a proof by construction; see docs/program.md.
+V4 gradients reduced once and scaled once. V5 randomness never reused. V6 lowering's ops and attributes only once
+lowering has begun. V7 no wait for the host inside a region. V8 what changes from step to step is in `hyper`. V9 a
+sealed program has an implementation for every op. V10 loops carry what they yield. V11 on a lazy backend each region is
+flushed, and no mark repeats the flush of a kernel. V12 no collective inside `repeat`. V13 one result for each consumed
+state parameter, in order. V14 the text round-trips. Each has a run-time twin or a proof by construction; see
+docs/program.md.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class _Scope:
         if self.loop[v.name] != loop:
             why = f"{v} is consumed inside a loop that does not carry it; add it to what is carried"
             self.fail("V3", path, op, why)
-        along = {a.name for a in op.args} if op.name in FLOW else set()  # a tape may move on together with what it holds
+        along = {a.name for a in op.args} if op.name in FLOW else set()  # a tape may move with what it holds
         for tape, params in self.held.items():
             if v.name in params and tape not in self.spent and tape not in along:
                 self.fail("V3", path, op, f"{v} is borrowed by the live tape %{tape}; run model.backward on it first")
@@ -277,8 +278,8 @@ def _check_results(scope: _Scope) -> None:
 
 
 def _check_marks(scope: _Scope, ops: Sequence[Op], path: str) -> None:
-    """Rule V11: a mark after each region, unless a kernel flushes at its end or first thing after it; flushes by kernels
-    stand at the edges of regions."""
+    """Rule V11: a mark after each region, unless a kernel flushes at its end or first thing after it; kernels that
+    flush stand at the edges of regions."""
     for i, op in enumerate(ops):
         at, name = f"{path}[{i}]", op.attrs.get("name", "")
         if op.name == "repeat":

@@ -6,7 +6,7 @@ import torch
 
 from vitcore.data.augment import CROP_DRAWS, Augment, crop_box, draw_affine, draw_flips
 from vitcore.data.order import draw_uniform
-from vitcore.data.warp import affine_batch, flip_batch
+from vitcore.data.warp import affine_batch, flip_batch, gain_batch
 from vitcore.errors import VitcoreError
 
 FULL = Augment(rotate=20.0, scale=(0.8, 1.2), shear=10.0, translate=2.0, flip=True)
@@ -97,3 +97,14 @@ def test_a_crop_of_an_odd_picture_falls_back_to_its_centre(height: int, width: i
 def test_numbers_that_are_no_augmentation_are_refused(fields: dict, words: str) -> None:
     with pytest.raises(VitcoreError, match=words):
         Augment(**fields)
+
+
+def test_gain_brightens_each_picture_by_its_own_factor_and_stops_at_white() -> None:
+    images = torch.full((64, 1, 4, 4), 0.5)
+    bright = gain_batch(images, 3, np.arange(64), Augment(gain=0.5))
+    factors = bright[:, 0, 0, 0] / 0.5
+    assert torch.equal(bright, bright[:, :1, :1, :1].expand_as(bright))
+    assert 1.0 <= factors.min() < 1.1 and 1.4 < factors.max() < 1.5
+    assert gain_batch(torch.ones(8, 1, 2, 2), 3, np.arange(8), Augment(gain=0.5)).max() == 1.0
+    part = gain_batch(images[5:9], 3, np.arange(5, 9), Augment(gain=0.5))
+    assert torch.equal(part, bright[5:9])

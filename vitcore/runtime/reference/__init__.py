@@ -1,8 +1,8 @@
 """The reference kernels, one plain function an op, and the torch-free table that offers them to every backend.
 
 They are pure up to donation: what an op consumes may be written in place, what it borrows never. They stay inside the
-subset of torch that lazy devices record without falling back: no unbind, chunk or split, no norm ops, no lerp, no Python
-float times a 0-d tensor, no host read.
+subset of torch that lazy devices record without falling back: no unbind, chunk or split, no norm ops, no lerp, no
+Python float times a 0-d tensor, no host read.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Key(NamedTuple):
-    """Counter-based randomness: what makes a draw fresh is (seed, stream, sample position), never a generator's state."""
+    """Counter-based randomness: what makes a draw fresh is (seed, stream, sample position), no generator's state."""
 
     seed: int
     stream: str = ""
@@ -33,6 +33,7 @@ class DeviceBatch(NamedTuple):
 
 def next_batch(rt: Runtime, cursor: int, split: str = "train") -> tuple[Batch, int]:
     """The batch at `cursor` (a global sample position) and the cursor after it."""
+    assert rt.feed is not None, "a runtime without data cannot read a batch"
     return rt.feed.next_train(cursor) if split == "train" else rt.feed.next_eval(cursor)
 
 

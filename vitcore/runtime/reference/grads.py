@@ -64,7 +64,7 @@ def norm(rt: Runtime, grads: Grads) -> Tensor:
 
 
 def clip(rt: Runtime, grads: Grads, hyper: Hyper) -> tuple[Grads, Tensor]:
-    """As torch.nn.utils.clip_grad_norm_: every gradient times min(1, max_norm / (norm + 1e-6)); also the norm before."""
+    """As torch.nn.utils.clip_grad_norm_: gradients times min(1, max_norm / (norm + 1e-6)); also the norm before."""
     total = norm(rt, grads)
     factor = torch.clamp(hyper.tensor("max_norm") / (total + CLIP_EPS), max=1.0)
     for g in grads:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vitcore.data.order import sample_keys
 from vitcore.model.dropout import dropout_keys
-from vitcore.model.loss import cross_entropy
 from vitcore.model.init import init_parameters
+from vitcore.model.loss import cross_entropy
 from vitcore.runtime.reference.data import DeviceBatch, Key
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Optimizers as plain formulas on bundles. State is a dict of slots with neutral names, each a tuple of tensors.
 
 sgdm: `momentum`, one a parameter (m = mu m + g + wd p; p -= lr m: torch.optim.SGD, dampening 0).
-adamw: `exp_avg`, `exp_avg_sq`, one a parameter, and `step`, one 0-d tensor (Loshchilov & Hutter 2019, as torch.optim.AdamW:
-decoupled decay, eps added after the bias correction).
+adamw: `exp_avg`, `exp_avg_sq`, one a parameter, and `step`, one 0-d tensor (Loshchilov & Hutter 2019, as
+torch.optim.AdamW: decoupled decay, eps added after the bias correction).
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def update(
     for group in rt.groups:
         lr, decay = hyper.tensor("lr", group.lr), hyper.tensor("weight_decay", group.weight_decay)
         for i in group.indices:
-            new, slots = rule(params[i], grads[i], {s: t[i] for s, t in state.items() if s != "step"}, state, lr, decay, hyper)
+            new, slots = rule(
+                params[i], grads[i], {s: t[i] for s, t in state.items() if s != "step"}, state, lr, decay, hyper
+            )
             params[i].copy_(torch.where(keep, new, params[i]))
             for slot, value in slots.items():
                 state[slot][i].copy_(torch.where(keep, value, state[slot][i]))

@@ -22,7 +22,7 @@ def carry_zero_grads(program: Program, lowering: Lowering) -> Program:
         zero = _zero(program)
         assert zero is not None
         carried = replace(zero.outs[0], ty=replace(zero.outs[0].ty, derived=True))
-        at = next(i for i, v in enumerate(program.params) if not v.ty.linear)
+        at = next((i for i, v in enumerate(program.params) if not v.ty.linear), len(program.params))
         params = (*program.params[:at], carried, *program.params[at:])
         ops = rename([op for op in program.ops if op is not zero], {carried.name: carried})
         return _return_zeros(replace(program, params=params, ops=ops), zero)

@@ -22,11 +22,10 @@ def choose_implementations(program: Program, lowering: Lowering) -> Program:
 def _choose(op: Op, program: Program, lowering: Lowering) -> Op:
     if op.name in FLOW:
         return op
-    asked = [k for k in lowering.kernels if k.op == op.name]
-    for i, kernel in enumerate(asked):
-        why = kernel.refusal(op, lowering.world)
-        last = i == len(asked) - 1
-        if why is None and (last or lowering.fuel.take()):
+    asked = [(k, k.refusal(op, lowering.world)) for k in lowering.kernels if k.op == op.name]
+    willing = [k for k, why in asked if why is None]
+    for kernel, why in asked:
+        if why is None and (kernel is willing[-1] or lowering.fuel.take()):  # the last resort needs no fuel
             before, inside, after = kernel.flushes_for(op)
             flushes = {"flushes": f"{before}/{inside}/{after}"} if before + inside + after else {}
             return op.with_attrs(impl=kernel.name, **flushes)

@@ -12,12 +12,12 @@ from vitcore.step.lowering import Lowering, lowering_pass
 POLICIES: dict[str, dict[str, str]] = {"fp32": {}, "bf16": {"autocast": "bf16"}}
 
 
-@lowering_pass("numerics")
+@lowering_pass("numerics", required=True)
 def choose_precision(program: Program, lowering: Lowering) -> Program:
     """Write the policy into the header and onto `model.forward` and `model.apply`; refuse what the backend lacks."""
     name, backend = lowering.precision, lowering.backend
     if name not in POLICIES or name not in backend.precisions:
-        offered = ", ".join(backend.precisions)
+        offered = ", ".join(p for p in backend.precisions if p in POLICIES)
         raise VitcoreError(f"precision {name!r} is not offered by backend {backend.name!r}; choose one of: {offered}")
 
     def chosen(ops: tuple[Op, ...]) -> tuple[Op, ...]:

@@ -25,6 +25,7 @@ def _block(ops: Sequence[Op]) -> tuple[Op, ...]:
         out.append(op)
         flushed = op.body[-2].flushes[2] > 0
         flushed_next = after is not None and after.name == "rt.region" and after.body[0].flushes[0] > 0
-        if not flushed and not flushed_next:
+        marked = after is not None and after.name == "rt.mark"
+        if not (flushed or flushed_next or marked):
             out.append(Op("rt.mark", attrs={"after": op.attrs["name"]}))
     return tuple(out)
