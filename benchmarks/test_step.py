@@ -53,7 +53,9 @@ def a_batch(size: int, channels: int, side: int) -> Batch:
 def program_step(model_name: str, side: int, batch: Batch, optimizer: str, accumulation: int) -> Callable[[], Any]:
     plugins = load_plugins()
     backend, kernels = plugins.backend("cpu"), (*plugins.kernels("cpu"), *REFERENCE)
-    module = lower(build(StepSpec(name="b", optimizer=optimizer, accumulation=accumulation)), Lowering(backend, kernels))
+    module = lower(
+        build(StepSpec(name="b", optimizer=optimizer, accumulation=accumulation)), Lowering(backend, kernels)
+    )
     exe = Executable(module, backend, kernels, build_model(model_name, side, 10), InMemory(batch), guard=False)  # type: ignore[arg-type]
     state = exe.init(0)
 

@@ -4,10 +4,12 @@ from vitcore.backend import Backend, Kernel, World, kernel
 from vitcore.errors import VitcoreError
 from vitcore.flags import Flag
 from vitcore.hooks import hookimpl
+from vitcore.runtime.claims import MULTI_TENSOR
 from vitcore.step.ir import Op, Program, Ty, Value
 from vitcore.step.lowering import Lowering, Pass, lowering_pass
 
 __all__ = [
+    "MULTI_TENSOR",
     "Backend",
     "Flag",
     "Kernel",

@@ -1,8 +1,8 @@
 """Checkpoints: the values of the step's linear parameters and the host's own facts, device-neutral.
 
-A checkpoint is a folder `step-<n>` with `state.safetensors` (tensors) and `state.json` (cursor, key, facts, and digests of
-the tensors and of itself). It is written under a temporary name, synced and renamed, so a crash leaves the old one or
-the new one.
+A checkpoint is a folder `step-<n>` with `state.safetensors` (tensors) and `state.json` (cursor, key, facts, and digests
+of the tensors and of itself). It is written under a temporary name, synced and renamed, so a crash leaves the old one
+or the new one.
 Nothing that is loaded executes code.
 """
 
@@ -29,6 +29,8 @@ from vitcore.step.ir import Value
 
 FORMAT = 1
 _TENSORS, _FACTS = "state.safetensors", "state.json"
+# Of a folder being written, and of the one it replaces: nobody else's files end so, and no run lists them.
+_NEW, _OLD = ".vitcore-new", ".vitcore-old"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def flatten(saved: Mapping[str, Any], kinds: Mapping[str, str], names: Sequence[
 
 def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], facts: Mapping[str, Any]) -> Path:
     """Write a checkpoint folder atomically; an older one of the same name is replaced."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}{_NEW}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
@@ -86,7 +88,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], f
 
 def _aside(path: Path) -> Path:
     """Where the old checkpoint of a name stands while the new one takes its place: `load` looks there too."""
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}{_OLD}")
 
 
 def _replace(path: Path, temporary: Path) -> None:
@@ -106,10 +108,10 @@ def _replace(path: Path, temporary: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Undo what a killed writer left half done."""
-    for left in folder.glob(".*.tmp"):
+    for left in folder.glob(f".*{_NEW}"):
         shutil.rmtree(left, ignore_errors=True)
-    for left in folder.glob(".*.old"):
-        path = left.with_name(left.name[1 : -len(".old")])
+    for left in folder.glob(f".*{_OLD}"):
+        path = left.with_name(left.name[1 : -len(_OLD)])
         if path.exists():
             shutil.rmtree(left, ignore_errors=True)
         else:
@@ -193,9 +195,9 @@ def _same(checkpoint: Checkpoint, want: Mapping[str, torch.Size]) -> None:
 def newest(run_dir: Path) -> Path | None:
     """The newest complete checkpoint of a run folder."""
     folder = run_dir / "checkpoints"
-    found = [p for p in (*folder.glob("step-*"), *folder.glob(".step-*.old")) if (p / _FACTS).is_file()]
+    found = [p for p in (*folder.glob("step-*"), *folder.glob(f".step-*{_OLD}")) if (p / _FACTS).is_file()]
     # Of two of one step the one aside is older: "s" sorts after ".".
-    return max(found, key=lambda p: (p.name.strip(".").removesuffix(".old"), p.name), default=None)
+    return max(found, key=lambda p: (p.name.lstrip(".").removesuffix(_OLD), p.name), default=None)
 
 
 def _find(path: Path) -> Path:

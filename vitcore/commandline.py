@@ -10,14 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitcore.backend import resolve
-from vitcore.config import Config
+from vitcore.config import Config, check_keys
 from vitcore.errors import VitcoreError
-from vitcore.flags import Flag
+from vitcore.flags import Flag, help_text, read_flags
 from vitcore.plugins import load_plugins
 from vitcore.recipes import load_recipe, recipe_for
 
-_KINDS: dict[str, Any] = {"switch": bool, "int": int | None, "float": float | None, "str": str | None}
-_PRINTS = ("text", "lowered", "python")
+_KINDS: dict[str, Any] = {
+    "switch": bool, "int": int | None, "float": float | None, "str": str | None, "bool": bool | None,
+}  # fmt: skip
+
+
+HELP = frozenset({"-h", "--help"})
+_NO_EFFECT = {
+    "cache-dataset": "the operating system caches the files",
+    "loss_scale": "fp32 and bf16 need no loss scaling (the original never read it either)",
+    "local_rank": "ranks come from the launcher's environment (RANK, OMPI_COMM_WORLD_RANK)",
+}
 
 
 @dataclass(frozen=True)
@@ -30,108 +39,72 @@ class Resolved:
 
 
 def resolve_config(argv: Sequence[str], prog: str, description: str) -> Resolved:
-    """Parse the flags of a run. Repeated flags: the last wins; `-` and `_` in names are alike."""
-    import tyro
-
-    argv = _print_step_values(argv)
-    by_hand = frozenset(a[2:].split("=")[0].replace("-", "_") for a in argv if a.startswith("--"))
-    named = _peek(argv, "recipe")
-    recipe = named or recipe_for(_peek(argv, "dataset"))
+    """Read the flags of a run; `--help` prints them, with the recipe's values, and leaves."""
+    plugins = load_plugins()
+    flags = [f for some in plugins.ask("vitcore_flags") for f in some]
+    settings = _with_flags(flags)
+    given = read_flags([a for a in _print_step_values(argv) if a not in HELP], settings, prog)
+    recipe = given.get("recipe") or recipe_for(given.get("dataset"))
     values = {**load_recipe(recipe), "recipe": recipe}
-    flags = [f for some in load_plugins().manager.hook.vitcore_flags() for f in some]
-    default = _with_flags(flags)(**_checked(values, recipe))
-    parsed = tyro.cli(
-        type(default), default=default, args=argv, prog=prog, description=description,
-        config=(tyro.conf.FlagCreatePairsOff,) if False else (),
-    )  # fmt: skip
-    config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
-    resolved = Resolved(config, by_hand)
-    if "name" not in by_hand and config.name == "run":
-        resolved = Resolved(dataclasses.replace(config, name=config.recipe_name), by_hand)
-    return _legacy(resolved, flags, parsed)
-
-
-def _checked(values: dict[str, Any], recipe: str) -> dict[str, Any]:
-    """The recipe's values if each has its setting's type; the file is named otherwise."""
-    for f in dataclasses.fields(Config):
-        want: Any = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(f.type))
-        value = values.get(f.name)
-        if (
-            want
-            and value is not None
-            and (not isinstance(value, want) or (isinstance(value, bool) and want is not bool))
-        ):
-            raise VitcoreError(f"recipe {recipe}: {f.name} = {value!r} is not of type {f.type}; correct the value")
-    return {k: float(v) if isinstance(v, int) and _type_of(k) == "float" else v for k, v in values.items()}
-
-
-def _type_of(name: str) -> str:
-    return next(str(f.type) for f in dataclasses.fields(Config) if f.name == name)
-
-
-def _peek(argv: Sequence[str], name: str) -> str | None:
-    """The last value given to `--name`, before anything else is parsed."""
-    found = None
-    for i, a in enumerate(argv):
-        if a == f"--{name}" and i + 1 < len(argv):
-            found = argv[i + 1]
-        elif a.startswith(f"--{name}="):
-            found = a.split("=", 1)[1]
-    return found
+    if set(argv) & HELP:
+        print(help_text(settings(**values), prog, description, flags))
+        raise SystemExit(0)
+    own = {f.name for f in dataclasses.fields(Config)}
+    config = Config(**{**values, **{n: v for n, v in given.items() if n in own}, "recipe": recipe})
+    if "name" not in given and "name" not in values:
+        config = dataclasses.replace(config, name=config.recipe_name)
+    return _legacy(config, flags, given, plugins.complaints)
 
 
 def _print_step_values(argv: Sequence[str]) -> list[str]:
     """A bare `--print-step` means text."""
     out: list[str] = []
-    for i, a in enumerate(argv):
-        out.append(a)
-        bare = a in ("--print-step", "--print_step")
-        if bare and (i + 1 == len(argv) or argv[i + 1] not in _PRINTS):
-            out.append("text")
+    for flag, following in zip(argv, [*argv[1:], "--"]):
+        bare = flag in ("--print-step", "--print_step") and following.startswith("-")
+        out += [flag, "text"] if bare else [flag]
     return out
 
 
 def _with_flags(flags: Sequence[Flag]) -> type[Config]:
     """Config with the plugins' flags as further fields."""
-    extra = []
+    taken = {f.name for f in dataclasses.fields(Config)}
+    extra: list[Any] = []
     for flag in flags:
+        if flag.name in taken or flag.kind not in _KINDS:
+            why = "the name is taken" if flag.name in taken else f"kind {flag.kind!r} is none of {', '.join(_KINDS)}"
+            raise VitcoreError(
+                f"a plugin's flag --{flag.name}: {why}; correct the plugin, or leave it out with VITCORE_PLUGINS"
+            )
+        taken.add(flag.name)
         default = False if flag.kind == "switch" else None
-        kind = bool | None if flag.kind == "bool" else _KINDS[flag.kind]
-        extra.append((flag.name, kind, dataclasses.field(default=default)))
-    made = dataclasses.make_dataclass("Run", extra, bases=(Config,), frozen=True, kw_only=True)
-    made.__doc__ = "\n".join(f"{f.name}: {f.help}" for f in flags)
-    return made
+        extra.append((flag.name, _KINDS[flag.kind], dataclasses.field(default=default)))
+    return dataclasses.make_dataclass("Run", extra, bases=(Config,), frozen=True, kw_only=True)
 
 
-def _legacy(resolved: Resolved, flags: Sequence[Flag], parsed: Any) -> Resolved:
+def _legacy(config: Config, flags: Sequence[Flag], given: dict[str, Any], notes: Sequence[str]) -> Resolved:
     """Carry out what legacy flags mean today, and say it in one line each."""
-    config, by_hand, notes = resolved.config, resolved.by_hand, list(resolved.notes)
+    notes = list(notes)
     for flag in flags:
-        if flag.name in by_hand:
+        if given.get(flag.name) not in (None, False):
             effect = flag.effect if callable(flag.effect) else resolve(flag.effect)
-            set_by_hand = {n: getattr(parsed, n) for n in by_hand if hasattr(parsed, n)}
-            changes, line = effect(getattr(parsed, flag.name), set_by_hand)
-            config = dataclasses.replace(config, **changes)
+            changes, line = effect(given[flag.name], given)
+            config = dataclasses.replace(config, **check_keys(changes, f"a plugin's flag --{flag.name}"))
             notes.append(line)
-    if config.autocast:
-        if "precision" in by_hand and config.precision != "bf16":
+    if config.autocast and given.get("precision") not in (None, "bf16"):
+        if given.get("autocast"):
             raise VitcoreError(f"--autocast means bf16, but --precision is {config.precision}; give one of the two")
+        config = dataclasses.replace(config, autocast=False)  # the flag overrides the recipe
+    if config.autocast:
         config = dataclasses.replace(config, precision="bf16")
         notes.append("--autocast means --precision bf16")
-    if "cache_dataset" in by_hand:
-        notes.append("--cache-dataset has no effect: the operating system caches the files")
-    if "loss_scale" in by_hand:
-        notes.append(
-            "--loss_scale has no effect: fp32 and bf16 need no loss scaling (the original never read it either)"
-        )
-    if "local_rank" in by_hand:
-        notes.append(
-            "--local_rank has no effect: ranks come from the launcher's environment (RANK, OMPI_COMM_WORLD_RANK)"
-        )
+    notes += [f"--{name} has no effect: {why}" for name, why in _NO_EFFECT.items() if name.replace("-", "_") in given]
     if config.internal_perf_measure and config.pretrained_dir:
+        notes.append(f"--internal-perf-measure: {config.pretrained_dir} is not loaded; starting from RANDOM weights, "
+                     "so accuracy means nothing")  # fmt: skip
         config = dataclasses.replace(config, pretrained_dir=None)
-        notes.append("--internal-perf-measure: starting from RANDOM weights, so accuracy means nothing")
-    return Resolved(config, by_hand, notes)
+    elif given.get("internal_perf_measure"):
+        notes.append("--internal-perf-measure has no effect: the run starts from random weights anyway")
+    return Resolved(config, frozenset(given), notes)
 
 
 def say(line: str) -> None:

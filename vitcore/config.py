@@ -1,7 +1,7 @@
 """Everything a run can be told, as one frozen dataclass: its fields are the command line's flags and a recipe's keys.
 
-The names of the original recipe (Habana Model-References 1.6.1, ViT) are kept, with their meaning: `train_batch_size` is
-per process and is divided by `gradient_accumulation_steps`; steps are optimizer steps.
+The names of the original recipe (Habana Model-References 1.6.1, ViT) are kept, with their meaning: `train_batch_size`
+is per process and is divided by `gradient_accumulation_steps`; steps are optimizer steps.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Config:
             if getattr(self, name) < 1:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be at least 1")
         for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_every", "save_every",
-                     "workers", "seed", "augment_rotate", "augment_shear", "augment_translate", "augment_gain", "threads"):  # fmt: skip
+                     "workers", "seed", "augment_rotate", "augment_shear", "augment_translate",
+                     "augment_gain", "threads"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must not be negative")
         for name in ("label_smoothing", "momentum", "beta1", "beta2"):

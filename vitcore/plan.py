@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from vitcore.backend import Backend, Kernel, World
 from vitcore.config import Config
+from vitcore.debug import debug_level
 from vitcore.errors import VitcoreError
 from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
@@ -67,4 +69,14 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
     extra = [p for some in plugins.manager.hook.vitcore_passes(backend=backend.name) for p in some]
     neutral = build(config.spec)
     lowered = lower(neutral, lowering, pipeline(extra, config.disable_pass))
+    _debug(backend, why, neutral, lowering)
     return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering)
+
+
+def _debug(backend: Backend, why: str, neutral: Module, lowering: Lowering) -> None:
+    """`VITCORE_DEBUG` 1: the backend and the passes; 2: programs before the passes and after each change."""
+    level = debug_level()
+    if level >= 1:
+        print("\n".join([f"backend {backend.name}: {why}", *lowering.log]), file=sys.stderr)
+    if level >= 2:
+        print("\n".join([str(neutral), *(f"// {title}\n{text}" for title, text in lowering.dumps)]), file=sys.stderr)

@@ -41,9 +41,33 @@ class Plugins:
             f"backend {name!r} is not known{nearest(name, known)}; installed backends: {', '.join(known)}{broken}"
         )
 
+    def ask(self, hook: str, **said: Any) -> list[list[Any]]:
+        """What each plugin contributes to a hook, later plugins first; an error in one names it."""
+        contributions = []
+        for impl in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+            try:
+                contributions.append(list(impl.function(**{name: said[name] for name in impl.argnames})))
+            except VitcoreError:
+                raise
+            except Exception as e:  # a stranger's code
+                raise VitcoreError(
+                    f"plugin {impl.plugin_name}: its {hook} failed: {type(e).__name__}: {e}; correct or uninstall "
+                    f"{self.packages.get(impl.plugin_name, impl.plugin_name)}, or leave it out with VITCORE_PLUGINS"
+                ) from e
+        return contributions
+
     def kernels(self, backend: str) -> list[Kernel]:
         """Plugins' kernels in the order in which they are asked."""
-        return [k for some in self.manager.hook.vitcore_kernels(backend=backend) for k in some]
+        return [k for some in self.ask("vitcore_kernels", backend=backend) for k in some]
+
+    @property
+    def complaints(self) -> list[str]:
+        """One line for each plugin that failed to load or imports torch when it is loaded."""
+        failed = [f"plugin {name} failed to load, the others go on: {why}" for name, why in self.failed.items()]
+        return failed + [
+            f"plugin {name} imports torch when it is loaded; it should import it when its kernels run"
+            for name in self.imported_torch
+        ]
 
 
 @functools.cache

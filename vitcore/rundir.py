@@ -28,6 +28,27 @@ def prepare(output_dir: str, name: str) -> Path:
     return run_dir
 
 
+def put_aside(run_dir: Path, step: int) -> Path | None:
+    """Move checkpoints beyond `step`, where this run starts, out of its way; returns where to, or None.
+
+    They are of an earlier run in the same folder. Left in place they would pass for this run's newest, and its own
+    would be the first to be thrown away.
+    """
+    checkpoints = run_dir / "checkpoints"
+    beyond = [p for p in checkpoints.glob("step-*") if p.name > f"step-{step:08d}"]
+    if step == 0:
+        beyond += checkpoints.glob("best")
+    if not beyond:
+        return None
+    n = 1
+    while (aside := run_dir / f"checkpoints-earlier-{n}").exists():
+        n += 1
+    aside.mkdir()
+    for path in beyond:
+        path.rename(aside / path.name)
+    return aside
+
+
 class RunFolder:
     """Writes one run's records. On ranks other than 0 `write=False` makes every method do nothing."""
 

@@ -81,7 +81,6 @@ class Session:
         slots = {**each, "step": False} if self.config.optimizer == "adamw" else each
         shapes = [t.shape for t in exe.rt.own_params()]
         saved = checkpoint.unflatten(found, exe.module.saved, exe.rt.names, shapes, slots, exe.rt.device)
-        saved = {n: exe.rt.take_params(v) if n == exe.params_name else v for n, v in saved.items()}
         return exe.restore(saved), found
 
     def evaluate(self, state: State) -> tuple[State, dict[str, float]]:
@@ -125,6 +124,7 @@ def augmentation(config: Config) -> Augment | None:
     """What training does to an image, or None for nothing."""
     chosen = Augment(
         rotate=config.augment_rotate, scale=config.augment_scale, shear=config.augment_shear,
-        translate=config.augment_translate, gain=config.augment_gain, flip=config.augment_flip, crop=config.augment_crop,
+        translate=config.augment_translate, gain=config.augment_gain,
+        flip=config.augment_flip, crop=config.augment_crop,
     )  # fmt: skip
     return None if asdict(chosen) == asdict(Augment()) else chosen

@@ -61,6 +61,8 @@ class Trainer:
             texts = (self.plan.show("text"), self.plan.show("lowered"), exe.source)
             self.folder.open({**config.as_dict(), "backend": self.plan.backend.name}, *texts, exe.fingerprint)
             self.progress = Progress(config.num_steps, step, show=not self.quiet)
+            if self.lead and (moved := rundir.put_aside(run_dir, step)):
+                self.progress.say(f"checkpoints of an earlier run, beyond step {step}, are now in {moved}")
             try:
                 return self._loop(state, step, run_dir)
             finally:
@@ -89,6 +91,11 @@ class Trainer:
             raise VitcoreError(
                 f"checkpoint {path}: its seed is {its}, --seed is {self.config.seed}; resume with its own"
             )
+        if facts["config"]["dataset"] != self.config.dataset:
+            its = facts["config"]["dataset"]
+            raise VitcoreError(
+                f"checkpoint {path}: its data set is {its}, --dataset is {self.config.dataset}; resume with its own"
+            )
         if facts["step"] > self.config.num_steps:
             beyond = f"beyond --num_steps {self.config.num_steps}; raise it"
             raise VitcoreError(f"checkpoint {path}: it is at step {facts['step']}, {beyond}")
@@ -96,9 +103,8 @@ class Trainer:
     def _announce(self, step: int) -> None:
         c, s, say = self.config, self.session, self.progress.say
         parameters = sum(p.numel() for p in s.executable.rt.own_params())
-        say(
-            f"backend {self.plan.backend.name} ({self.plan.why}), precision {c.precision}, ranks: {self.plan.world.size}"
-        )
+        say(f"backend {self.plan.backend.name} ({self.plan.why})")
+        say(f"precision {c.precision}, ranks: {self.plan.world.size}")
         say(f"model {c.model_type}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
         if s.feed.dropped:
@@ -125,9 +131,10 @@ class Trainer:
             self.progress.step(step)
             ends = step == config.num_steps
             due_eval = ends or _due(step, config.eval_every)
-            due_log = due_eval or _due(step, config.log_every)
             due_save = ends or _due(step, save_every)
-            if due_log or due_save or step == self.watch.warm_at:
+            # With several ranks a checkpoint, which rank 0 writes, could not hold sums that the others have not given.
+            due_log = due_eval or due_save or _due(step, config.log_every)
+            if due_log or step == self.watch.warm_at:
                 exe.rt.wait()
                 self.watch.lap(step)
             evaluated = None
@@ -137,7 +144,7 @@ class Trainer:
                 state, evaluated = self._evaluate(state, step)
             if due_save:
                 saved = self._save(state, step, evaluated, run_dir)
-            if due_log or due_save:
+            if due_log:
                 self.watch.start()
         return self._finish(state, step, saved, evaluated, run_dir)
 
@@ -158,8 +165,8 @@ class Trainer:
         if report["bad_steps"]:
             first = step - round(report["steps"]) + round(report["first_bad_step"])
             raise VitcoreError(
-                f"step {first}: the gradients are not finite ({round(report['bad_steps'])} such steps since the last "
-                "log); these updates were skipped; lower --learning_rate, add --warmup_steps, or resume an earlier checkpoint"
+                f"step {first}: the gradients are not finite ({round(report['bad_steps'])} steps since the last "
+                "log); these updates were skipped; lower --learning_rate, add --warmup_steps, or --resume an earlier one"
             )
         values = {"loss": report["loss"] / report["loss_n"], "lr": rate,
                   "grad_norm": report["grad_norm"] / report["grad_norm_n"],

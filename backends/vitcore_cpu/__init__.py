@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from vitcore.api import Backend, Kernel, hookimpl
+from vitcore.api import MULTI_TENSOR, Backend, Kernel, hookimpl
 
 
 def probe() -> str | None:
@@ -23,13 +23,6 @@ CPU = Backend(
 )
 
 
-KERNELS = (
-    Kernel("opt.update", "torch_fused", "vitcore.runtime.multi_tensor:torch_fused"),
-    Kernel("grads.clip", "foreach", "vitcore.runtime.multi_tensor:clip_foreach", tier="algebraic"),
-    Kernel("grads.norm", "foreach", "vitcore.runtime.multi_tensor:norm_foreach", tier="algebraic"),
-)
-
-
 @hookimpl
 def vitcore_backends() -> list[Backend]:
     """The cpu."""
@@ -39,4 +32,4 @@ def vitcore_backends() -> list[Backend]:
 @hookimpl
 def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
     """torch's own fused optimizers and multi-tensor norms."""
-    return KERNELS if backend == "cpu" else ()
+    return MULTI_TENSOR if backend == "cpu" else ()

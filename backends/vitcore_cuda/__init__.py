@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitcore.api import Backend, Kernel, hookimpl
+from vitcore.api import MULTI_TENSOR, Backend, Kernel, hookimpl
 
 CUDA = Backend(
     name="cuda",
@@ -16,12 +16,6 @@ CUDA = Backend(
     about="NVIDIA GPUs",
 )
 
-KERNELS = (
-    Kernel("opt.update", "torch_fused", "vitcore.runtime.multi_tensor:torch_fused"),
-    Kernel("grads.clip", "foreach", "vitcore.runtime.multi_tensor:clip_foreach", tier="algebraic"),
-    Kernel("grads.norm", "foreach", "vitcore.runtime.multi_tensor:norm_foreach", tier="algebraic"),
-)
-
 
 @hookimpl
 def vitcore_backends() -> list[Backend]:
@@ -32,4 +26,4 @@ def vitcore_backends() -> list[Backend]:
 @hookimpl
 def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
     """torch's own fused optimizers and multi-tensor norms."""
-    return KERNELS if backend == "cuda" else ()
+    return MULTI_TENSOR if backend == "cuda" else ()

@@ -26,8 +26,9 @@ class Augment:
 
     rotate: degrees, drawn from -rotate to rotate. scale: size of the content, drawn from lowest to highest.
     shear: degrees, horizontal, drawn from -shear to shear. translate: pixels, drawn from -translate to translate on
-    each axis. gain: intensities, drawn from 1 to 1 + gain times what they were, white at most. flip: mirrors left and right with probability 1/2. crop: the least and greatest share of the picture's
-    area that is cut out and resized (ratio 3/4 to 4/3); for folders of pictures. Raises VitcoreError for other numbers.
+    each axis. gain: intensities times a factor drawn from 1 to 1 + gain, white at most. flip: mirrors left and right
+    with probability 1/2. crop: the least and greatest share of the picture's area that is cut out and resized (ratio
+    3/4 to 4/3); for folders of pictures. Raises VitcoreError for other numbers.
     """
 
     rotate: float = 0.0

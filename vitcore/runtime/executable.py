@@ -117,8 +117,10 @@ class Executable:
         return self._with_metrics(state, metrics), report
 
     def restore(self, saved: Mapping[str, Any]) -> State:
-        """State from saved values, by name; what is derived is rebuilt."""
-        return self._restore(*(saved[v.name] for v in self.module.saved))
+        """State from saved values, by name; parameters are copied into the model's own tensors, what is derived is
+        rebuilt."""
+        values = {**saved, self.params_name: self.rt.take_params(saved[self.params_name])}
+        return self._restore(*(values[v.name] for v in self.module.saved))
 
     def saved(self, state: State) -> dict[str, Any]:
         """The values of a checkpoint, by name: the state without what is derived."""

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vitcore.errors import VitcoreError
 
 _aten = torch.ops.aten
-# What torch itself says must know values: `.item()`, `float(t)`, `if t:`; and for a shape, as `nonzero` and `unique` do.
+# What torch itself says must know values: `.item()`, `float(t)`, `if t:`, and for a shape `nonzero` or `unique`.
 _TAGS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 # What carries neither tag and waits all the same, and what carries one and need not wait.
 _READS = frozenset({_aten.equal.default, _aten.is_nonzero.default, _aten.allclose.default})
@@ -31,7 +31,8 @@ class HostReadError(VitcoreError):
 
 def _refuse(where: str, name: str) -> NoReturn:
     raise HostReadError(
-        f"{where}: {name} reads a device value on the host ({_culprit()}); keep it on the device, or read it in a log step"
+        f"{where}: {name} reads a device value on the host ({_culprit()}); keep it on the device, or "
+        "read it in a log step"
     )
 
 

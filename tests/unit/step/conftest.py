@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,10 @@ from vitcore.plugins import load_plugins
 from vitcore.runtime.reference import REFERENCE
 from vitcore.step.build import StepSpec, build
 from vitcore.step.ir import Module
-from vitcore.step.lowering import Lowering
+from vitcore.step.lowering import Lowering, Pass
 from vitcore.step.pipeline import lower
+from vitcore.step.text import parse
+from vitcore.step.verify import verify
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +32,21 @@ def lowered(backends: dict[str, Backend]) -> Callable[..., Module]:
         kernels = [*load_plugins().kernels(backend), *REFERENCE]
         lowering = Lowering(backends[backend], kernels, precision=precision, world=World(world))
         return lower(build(StepSpec(**{"name": "recipe", "optimizer": "sgdm", **spec})), lowering)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rewritten() -> Callable[..., str]:
+    """`rewritten(pass, text, lazy=, siblings=, **fields of Backend and Lowering)`: one pass, text in, text out."""
+
+    def make(each: Pass, text: str, *, lazy: bool = False, siblings: Sequence[str] = (), **options: Any) -> str:
+        split_after = frozenset(options.pop("split_after", ()))
+        precisions = options.pop("precisions", ("fp32",))
+        mark = "toy:mark" if lazy else None
+        toy = Backend(name="toy", device="toy", mark=mark, split_after=split_after, precisions=precisions)
+        lowering = Lowering(toy, options.pop("kernels", ()), **options)
+        lowering.module = Module("toy", {}, (), (parse(text), *map(parse, siblings)))
+        return str(verify(each.run(verify(parse(text)), lowering)))
 
     return make

@@ -153,7 +153,7 @@ MALFORMED = [
     (ONE.format(r'rt.mark {after="\."}'), r"""line 2: expected a string with the escapes of JSON, found '"\\."'"""),
     (ONE.format('rt.mark {after="a'), "line 2: cannot read '\"a\\n  return '"),
     (ONE.format("%1 = metrics.zero : metrics"), "line 2: cannot read '%1 = metrics'"),
-    (ONE.format("rt.mark {after=é}"), "line 2: cannot read 'é}\\n  return %'"),
+    (ONE.format("rt.mark {after=é}"), "line 2: cannot read 'é}\\n  return '"),
     (ONE.format("rt.region [ ]"), "line 2: expected an op in the block of rt.region, found none"),
     ("step @p() " + "[ a " * 99, "line 1: expected at most 32 blocks inside each other, found '['"),
 ]

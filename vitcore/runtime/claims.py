@@ -1,0 +1,14 @@
+"""Ready-made kernels that a backend may offer as its own; torch-free, like every table of kernels."""
+
+from __future__ import annotations
+
+from vitcore.backend import Kernel
+
+_FN = "vitcore.runtime.multi_tensor"
+
+# For devices that have torch's multi-tensor functions and fused optimizers.
+MULTI_TENSOR: tuple[Kernel, ...] = (
+    Kernel("opt.update", "torch_fused", f"{_FN}:torch_fused"),
+    Kernel("grads.clip", "foreach", f"{_FN}:clip_foreach", tier="algebraic"),
+    Kernel("grads.norm", "foreach", f"{_FN}:norm_foreach", tier="algebraic"),
+)
