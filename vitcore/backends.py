@@ -27,22 +27,17 @@ def main(argv: Sequence[str]) -> int:
         reason = unavailable(b)
         rows.append({"name": b.name, "runs_here": reason is None, "reason": reason, "device": b.device,
                      "lazy": b.lazy, "precisions": list(b.precisions), "collective": b.collective, "about": b.about,
-                     "from": found.origin[b.name]})  # fmt: skip
+                     "from": found.package(found.origin[b.name])})  # fmt: skip
     if "--json" in argv:
-        print(json.dumps({"backends": rows, "failed": found.failed}, indent=1))
+        print(json.dumps({"backends": rows, "failed": found.failed, "imports_torch": found.imported_torch}, indent=1))
         return 0
     for row in rows:
         print(f"{row['name']:<12} {'runs here' if row['runs_here'] else 'cannot run here'}")
         print(f"             {row['about']}; {', '.join(row['precisions'])}; from {row['from']}")
         if row["reason"]:
             print(f"             {row['reason']}")
-    for name, why in found.failed.items():
-        print(f"\nplugin {name} failed to load, the others go on: {why}", file=sys.stderr)
-    for name in found.imported_torch:
-        print(
-            f"\nplugin {name} imports torch when it is loaded; it should import it when its kernels run",
-            file=sys.stderr,
-        )
+    for line in found.complaints:
+        print(f"\n{line}", file=sys.stderr)
     return 0
 
 

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from vitcore.debug import debug_level
 from vitcore.errors import VitcoreError, nearest
 
 VERBS = {
@@ -20,10 +21,14 @@ VERBS = {
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Call a command's `main`; errors for people become one line and exit code 2; `VITCORE_DEBUG` adds a traceback."""
+    traced = False
     try:
-        return main(sys.argv[1:] if argv is None else argv)
+        traced = debug_level() > 0
+        code = main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here, where a reader that has left is no traceback
+        return code
     except VitcoreError as e:
-        if os.environ.get("VITCORE_DEBUG", "0") not in ("", "0"):
+        if traced:
             traceback.print_exc()
         print(f"vitcore: error: {e}", file=sys.stderr)
         return 2

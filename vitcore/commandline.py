@@ -85,7 +85,7 @@ def _legacy(config: Config, flags: Sequence[Flag], given: dict[str, Any], notes:
     """Carry out what legacy flags mean today, and say it in one line each."""
     notes = list(notes)
     for flag in flags:
-        if given.get(flag.name) not in (None, False):
+        if given.get(flag.name) is not None and given[flag.name] is not False:
             effect = flag.effect if callable(flag.effect) else resolve(flag.effect)
             changes, line = effect(given[flag.name], given)
             config = dataclasses.replace(config, **check_keys(changes, f"a plugin's flag --{flag.name}"))

@@ -6,8 +6,10 @@ is per process and is divided by `gradient_accumulation_steps`; steps are optimi
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vitcore.errors import VitcoreError, nearest
 from vitcore.step.build import OPTIMIZERS, StepSpec
@@ -137,6 +139,14 @@ class Config:
     """No effect: ranks come from the launcher's environment."""
 
     def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or set(self.name) & set("/\\\0"):
+            raise VitcoreError(
+                f"--name {self.name!r} is no name for a folder under --output_dir; give one without slashes, as run1"
+            )
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise VitcoreError(f"--{f.name} {value} is no finite number; give one")
         for name in ("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "num_steps", "log_every",
                      "img_size", "keep_checkpoints"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -149,6 +159,10 @@ class Config:
         for name in ("label_smoothing", "momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be in [0, 1)")
+        if not self.eps > 0:
+            raise VitcoreError(f"--eps {self.eps} is out of range: it must be above 0")
+        if self.seed >= 1 << 63:
+            raise VitcoreError(f"--seed {self.seed} is out of range: it must be below 2^63")
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise VitcoreError(
                 f"--train_batch_size {self.train_batch_size} is not divisible by --gradient_accumulation_steps "
@@ -195,11 +209,38 @@ class Config:
 
 
 def check_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values if every key is a setting; a VitcoreError that names the file and the nearest setting otherwise."""
-    known = [f.name for f in fields(Config)]
-    for key in values:
-        if key not in known:
+    """The values if every key is a setting and every value of its type; a VitcoreError that names the file and the
+    nearest setting otherwise. Whole numbers and lists become the floats and tuples that a setting asks for."""
+    hints, checked = get_type_hints(Config), {}
+    for key, value in values.items():
+        if key not in hints:
             raise VitcoreError(
-                f"{where}: {key!r} is no setting of a run{nearest(key, known)}; see vitcore train --help"
+                f"{where}: {key!r} is no setting of a run{nearest(key, [*hints])}; see vitcore train --help"
             )
-    return values
+        checked[key] = _typed(value, hints[key])
+        if checked[key] is _WRONG:
+            raise VitcoreError(f"{where}: {key} = {value!r} is not of type {_type_name(hints[key])}; correct the value")
+    return checked
+
+
+_WRONG = object()
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """The value as the type holds it, or `_WRONG`."""
+    if get_origin(hint) is UnionType:
+        return next((v for v in (_typed(value, kind) for kind in get_args(hint)) if v is not _WRONG), _WRONG)
+    if get_origin(hint) is Literal:
+        return value if value in get_args(hint) else _WRONG
+    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
+        kinds = get_args(hint)
+        kinds = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+        parts = tuple(_typed(v, kind) for v, kind in zip(value, kinds))
+        return parts if len(parts) == len(value) == len(kinds) and _WRONG not in parts else _WRONG
+    if hint is float and type(value) is int:
+        return float(value)
+    return value if type(value) is hint else _WRONG
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")

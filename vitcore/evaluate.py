@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitcore.cli import run
+from vitcore.commandline import HELP, say
 from vitcore.config import Config
 from vitcore.errors import VitcoreError
+from vitcore.flags import help_text, read_flags
 from vitcore.plan import make_plan
 
 
@@ -39,11 +41,16 @@ class Evaluate:
 
 def main(argv: Sequence[str]) -> int:
     """Print accuracy and loss."""
-    import tyro
-
-    asked = tyro.cli(Evaluate, args=list(argv), prog="vitcore evaluate", description=__doc__)
-    config = _config(asked)
-    plan = make_plan(config)
+    given = read_flags([a for a in argv if a not in HELP], Evaluate, "vitcore evaluate")
+    if set(argv) & HELP:
+        print(help_text(Evaluate, "vitcore evaluate", __doc__ or ""))
+        return 0
+    if "checkpoint" not in given:
+        raise VitcoreError("--checkpoint is missing; give a checkpoint, or a run folder whose newest is taken")
+    asked = Evaluate(**given)
+    plan = make_plan(_config(asked))
+    for line in plan.plugins.complaints:
+        say(line)
     from vitcore.runtime.opening import set_environment
 
     set_environment(plan.backend, plan.plugins)
@@ -56,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
         bad = session.feed.bad_images
     result = {**values, "backend": plan.backend.name, "checkpoint": str(found.path), "steps": found.facts["step"]}
     if plan.world.rank == 0:
+        if bad:
+            say(f"{bad} image file(s) could not be read and were left out")
         if asked.json:
             print(json.dumps({**result, "bad_images": bad}), flush=True)
         else:

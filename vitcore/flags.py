@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -89,7 +90,7 @@ def _value(flag: str, hint: Any, texts: list[str], count: int, prog: str) -> Any
 def _convert(flag: str, kind: Any, text: str) -> Any:
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     if choices and text not in choices:
-        raise VitcoreError(f"{flag} {text!r} is none of {', '.join(choices)}{nearest(text, choices)}; choose one of them")
+        raise VitcoreError(f"{flag} {text!r} is none of {', '.join(choices)}{nearest(text, choices)}; choose one")
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0"):
             raise VitcoreError(f"{flag} {text!r} is neither true nor false; write {flag} true or {flag} false")
@@ -148,7 +149,7 @@ def _from_source(cls: type) -> dict[str, tuple[str, str]]:
     lines = source.splitlines()
     body = next((n.body for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == cls.__name__), [])
     found = {}
-    for field, below in zip(body, body[1:]):
+    for field, below in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             above = lines[field.lineno - 2].strip()
             heading = above.removeprefix("# ") if above.startswith("# ") else ""

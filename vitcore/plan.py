@@ -57,6 +57,10 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
     """Choose the backend and lower the recipe's module for it; `to_run=False` lowers for a device that is not here."""
     plugins = load_plugins()
     find_variant(config.model_type)
+    if to_run:
+        from vitcore.data.datasets import find_dataset  # imports NumPy, which printing a program does not need
+
+        find_dataset(config.dataset)
     if to_run or config.backend == "auto":
         backend, why = choose_backend(plugins, config.backend)
     else:
@@ -66,7 +70,7 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
     kernels = (*plugins.kernels(backend.name), *REFERENCE)
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env())
-    extra = [p for some in plugins.manager.hook.vitcore_passes(backend=backend.name) for p in some]
+    extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(config.spec)
     lowered = lower(neutral, lowering, pipeline(extra, config.disable_pass))
     _debug(backend, why, neutral, lowering)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import pluggy
 
@@ -23,9 +25,10 @@ GROUP = "vitcore"
 
 @dataclass
 class Plugins:
-    """What was found: the plugin manager, the backends with their origin, and what failed with its reason."""
+    """What was found: the plugin manager, the backends with their plugin, and what failed with its reason."""
 
     manager: pluggy.PluginManager
+    entries: dict[str, EntryPoint] = field(default_factory=dict)
     backends: dict[str, Backend] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -44,17 +47,30 @@ class Plugins:
     def ask(self, hook: str, **said: Any) -> list[list[Any]]:
         """What each plugin contributes to a hook, later plugins first; an error in one names it."""
         contributions = []
-        for impl in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+        for plugin, call in reversed(self.calls(hook)):
             try:
-                contributions.append(list(impl.function(**{name: said[name] for name in impl.argnames})))
+                contributions.append([x for some in call(**said) for x in some])
             except VitcoreError:
                 raise
             except Exception as e:  # a stranger's code
                 raise VitcoreError(
-                    f"plugin {impl.plugin_name}: its {hook} failed: {type(e).__name__}: {e}; correct or uninstall "
-                    f"{self.packages.get(impl.plugin_name, impl.plugin_name)}, or leave it out with VITCORE_PLUGINS"
+                    f"plugin {plugin}: its {hook} failed: {_line(e)}; correct or uninstall {self.package(plugin)}, or "
+                    "leave it out with VITCORE_PLUGINS"
                 ) from e
         return contributions
+
+    def calls(self, hook: str) -> list[tuple[str, Callable[..., list[Any]]]]:
+        """The plugins that have a hook, in the order of their registration, and a call of the hook for each alone."""
+        impls = getattr(self.manager.hook, hook).get_hookimpls()
+        plugins = self.manager.get_plugins()
+        return [
+            (i.plugin_name, self.manager.subset_hook_caller(hook, [p for p in plugins if p is not i.plugin]))
+            for i in impls
+        ]
+
+    def package(self, plugin: str) -> str:
+        """The distribution that brings a plugin, with its version; it is read from the disk, so not asked for early."""
+        return _package(self.entries[plugin])
 
     def kernels(self, backend: str) -> list[Kernel]:
         """Plugins' kernels in the order in which they are asked."""
@@ -81,14 +97,25 @@ def load_plugins() -> Plugins:
     found = Plugins(manager)
     for entry in _wanted():
         _load(found, entry)
-    for backends, plugin in _hook_results(found):
+    for plugin, call in found.calls("vitcore_backends"):
+        try:
+            backends = [b for some in call() for b in some]
+        except Exception as e:  # a stranger's code: whatever it raises, the others go on
+            found.failed[plugin] = _line(e)
+            continue
         for backend in backends:
             _enter(found, backend, plugin)
     return found
 
 
 def _wanted() -> list[EntryPoint]:
-    unique = {e.name: e for e in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
+    unique: dict[str, EntryPoint] = {}
+    for e in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        if unique.setdefault(e.name, e) != e:
+            raise VitcoreError(
+                f"two packages bring a plugin named {e.name!r}: {_package(unique[e.name])} and {_package(e)}; "
+                "uninstall one"
+            )
     if "VITCORE_PLUGINS" not in os.environ:
         return [*unique.values()]
     names = [n.strip() for n in os.environ["VITCORE_PLUGINS"].split(",") if n.strip()]
@@ -98,47 +125,38 @@ def _wanted() -> list[EntryPoint]:
                 f"VITCORE_PLUGINS names {name!r}, which is not installed{nearest(name, [*unique])}; "
                 f"installed plugins: {', '.join(unique) or 'none'}"
             )
-    return [unique[n] for n in names]
+    return [unique[n] for n in dict.fromkeys(names)]
 
 
 def _load(found: Plugins, entry: EntryPoint) -> None:
     had_torch = "torch" in sys.modules
+    found.entries[entry.name] = entry
     try:
         plugin = entry.load()
         found.manager.register(plugin, name=entry.name)
         found.manager.check_pending()
-    except Exception as e:  # a stranger's code: whatever it raises, the others go on
+    except Exception as e:  # as above
         if found.manager.has_plugin(entry.name):
             found.manager.unregister(name=entry.name)
-        found.failed[entry.name] = f"{type(e).__name__}: {e}"
+        found.failed[entry.name] = _line(e)
     if "torch" in sys.modules and not had_torch:
         found.imported_torch.append(entry.name)
 
 
-def _hook_results(found: Plugins) -> list[tuple[list[Backend], str]]:
-    results = []
-    for impl in found.manager.hook.vitcore_backends.get_hookimpls():
-        try:
-            backends: list[Backend] = list(impl.function())  # type: ignore[call-overload]
-            results.append((backends, impl.plugin_name))
-        except Exception as e:  # as above
-            found.failed[impl.plugin_name] = f"{type(e).__name__}: {e}"
-    return results
-
-
 def _enter(found: Plugins, backend: Backend, plugin: str) -> None:
-    package = _package(plugin)
     if backend.name in found.backends:
-        both = f"{found.origin[backend.name]} and {package}"
+        both = f"{found.package(found.origin[backend.name])} and {found.package(plugin)}"
         raise VitcoreError(
             f"two plugins bring a backend named {backend.name!r}: {both}; uninstall one, or choose with VITCORE_PLUGINS"
         )
     found.backends[backend.name] = backend
-    found.origin[backend.name] = package
+    found.origin[backend.name] = plugin
 
 
-def _package(plugin: str) -> str:
-    for entry in entry_points(group=GROUP):
-        if entry.name == plugin and entry.dist is not None:
-            return f"{entry.dist.name} {entry.dist.version} ({entry.value})"
-    return plugin
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version} ({entry.value})" if entry.dist is not None else entry.value
+
+
+def _line(error: Exception) -> str:
+    """The error in one line; pluggy's have several."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -57,5 +57,7 @@ def _short(name: str, value: float) -> str:
 
 
 def _clock(seconds: float) -> str:
+    if seconds != seconds:  # no rate is known before the warm-up steps are done
+        return "?"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

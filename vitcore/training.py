@@ -14,7 +14,7 @@ from vitcore.errors import VitcoreError
 from vitcore.interrupt import Interrupt
 from vitcore.plan import Plan
 from vitcore.progress import Progress
-from vitcore.runtime.distributed import any_rank
+from vitcore.runtime.distributed import every_rank
 from vitcore.runtime.executable import State
 from vitcore.schedule import learning_rate
 from vitcore.session import Session
@@ -46,6 +46,8 @@ class Trainer:
         self.lead = plan.world.rank == 0
         self.quiet = quiet or not self.lead
         self.best = -1.0
+        self.signum: int | None = None
+        """The signal that ends the run, whichever rank it came to."""
 
     def run(self) -> Result:
         """Train to the end, or to the step in which a signal came."""
@@ -149,11 +151,15 @@ class Trainer:
         return self._finish(state, step, saved, evaluated, run_dir)
 
     def _stop(self, step: int, last_log: int) -> bool:
-        asked = self.interrupt.asked or step == self.stop_at
+        asked, self.signum = self.interrupt.asked or step == self.stop_at, self.interrupt.signum
         if self.plan.world.size == 1:
             return asked
+        if step != last_log:
+            return False
         # Several ranks vote, and only right after a log step, where they wait for each other anyway.
-        return step == last_log and any_rank(asked)
+        votes = every_rank((asked, self.signum))
+        self.signum = next((signum for _, signum in votes if signum is not None), None)
+        return any(asked for asked, _ in votes)
 
     @property
     def images_per_second(self) -> float:
@@ -209,7 +215,7 @@ class Trainer:
     def _finish(
         self, state: State, step: int, saved: Path | None, evaluated: dict[str, float] | None, run_dir: Path
     ) -> Result:
-        signum = self.interrupt.signum
+        signum = self.signum or self.interrupt.signum
         if step < self.config.num_steps:
             self.session.executable.rt.wait()
             self.watch.lap(step)

@@ -1,6 +1,8 @@
 """The original recipe's flags that speak of the device, and what they mean today.
 
-Source: Model-References 1.6.1, ViT/train.py:329-392. `--hmp` was removed from the vendor's library in 1.12 in favour of autocast; here it means bf16."""
+Source: Model-References 1.6.1, ViT/train.py:329-392. `--hmp` was removed from the vendor's library in 1.12 in favour of
+autocast; here it means bf16.
+"""
 
 from __future__ import annotations
 

@@ -24,16 +24,16 @@ STEPS = 5
 
 def end_of(exe: Executable, steps: int = STEPS) -> Any:
     """What the checkpoint would hold after some steps, an evaluation and a log in between, and what was logged."""
-    state = run(exe, steps - 2)
-    state, first = exe.log(exe.eval(state, 2))
-    state = run(exe, 2, state)
+    state = run(exe, steps - 1)
+    state, first = exe.log(exe.eval(state, 1))
+    state = run(exe, 1, state)
     saved = copy(exe.saved(state))
     exe.close()
     return {**saved, "log": first}
 
 
 @pytest.mark.parametrize("kernels", ["shipped", "reference"])
-@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
 def test_an_exact_pass_left_out_changes_no_bit(accumulation: int, kernels: str) -> None:
     use = shipped_kernels() if kernels == "shipped" else REFERENCE
     step = spec("adamw", accumulation)
@@ -41,11 +41,11 @@ def test_an_exact_pass_left_out_changes_no_bit(accumulation: int, kernels: str) 
     with_all, text = end_of(exe), str(exe.module)
     assert {*EXACT} >= {"inline_single_repeat", "fold_zero_add", "form_regions", "carry_zero_grads"}
     changed = []
-    for disabled in ([name] for name in EXACT):
+    for disabled in ([name] for name in EXACT if name != "carry_zero_grads"):
         exe = open_program(step, use, dropout=0.1, micro_batch=4, disabled=disabled)
         assert_same_bits(end_of(exe), with_all)
         changed += disabled if str(exe.module) != text else []
-    # Each of them did something in one of the two programs; there is nothing to carry on a device that is not lazy.
+    # Each of them did something; there is nothing to carry on a device that is not lazy, see below.
     assert changed == (
         ["inline_single_repeat", "fold_zero_add", "form_regions"] if accumulation == 1 else ["form_regions"]
     )
@@ -62,10 +62,10 @@ def test_a_pass_is_disabled_by_its_name_alone() -> None:
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_stopping_after_any_number_of_rewrites_changes_no_bit(accumulation: int) -> None:
     texts, want = [], None
-    for fuel in (0, 1, 2, 3, 5, None):
-        exe = open_program(spec("adamw", accumulation), fuel=fuel)
+    for fuel in (0, 1, 2, 4, None):
+        exe = open_program(spec("adamw", accumulation), micro_batch=4, fuel=fuel)
         texts.append(str(exe.module))
-        end = end_of(exe, 3)
+        end = end_of(exe, 2)
         want = want or end
         assert_same_bits(end, want)
     assert len({*texts}) == len(texts)

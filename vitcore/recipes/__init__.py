@@ -27,7 +27,7 @@ def recipe_files() -> dict[str, Path]:
     from vitcore.plugins import load_plugins
 
     found = {p.stem: p for p in sorted(Path(__file__).parent.glob("*.toml"))}
-    for some in load_plugins().manager.hook.vitcore_recipes():
+    for some in load_plugins().ask("vitcore_recipes"):
         for name, path in some:
             if name in found:
                 raise VitcoreError(f"two recipes are named {name!r}: {found[name]} and {path}; rename the plugin's")
@@ -55,7 +55,7 @@ def load_recipe(recipe: str) -> dict[str, Any]:
     if not path.is_file():
         raise VitcoreError(f"recipe file {recipe!r} does not exist; give the path of a .toml or .py file")
     values = _python(path) if path.suffix == ".py" else _toml(path)
-    return check_keys(_tuples(values), f"recipe {path}")
+    return check_keys(values, f"recipe {path}")
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -73,7 +73,3 @@ def _python(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise VitcoreError(f"recipe {path}: sets no dict called recipe; write recipe = dict(num_steps=1000, ...)")
     return values
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

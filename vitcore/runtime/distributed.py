@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from vitcore.backend import Backend, World
 from vitcore.errors import VitcoreError
@@ -60,15 +61,10 @@ def close_group() -> None:
         dist.destroy_process_group()
 
 
-def all_agree(flag: bool, world: World) -> bool:
-    """Whether `flag` is true on any rank: how ranks decide together to stop."""
-    return flag if world.size == 1 else any_rank(flag)
-
-
-def any_rank(flag: bool) -> bool:
-    """A host-side vote, over the group's store, so that it needs nothing of the device."""
+def every_rank(value: Any) -> list[Any]:
+    """What each rank says, by rank, on all of them: small plain values of the host, such as a vote to stop."""
     import torch.distributed as dist
 
-    votes: list[bool] = [False] * dist.get_world_size()
-    dist.all_gather_object(votes, flag)
-    return any(votes)
+    said: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, value)
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,19 +15,60 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitcore.errors import VitcoreError
 
-_aten = torch.ops.aten
+Rule = Callable[[Any, Any], bool]
+"""Of an op's arguments and keywords: whether it waits for the device."""
+
+_HOST = torch.Generator().device.type
+_TORCH = str(Path(torch.__file__).parent)
 # What torch itself says must know values: `.item()`, `float(t)`, `if t:`, and for a shape `nonzero` or `unique`.
 _TAGS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
-# What carries neither tag and waits all the same, and what carries one and need not wait.
-_READS = frozenset({_aten.equal.default, _aten.is_nonzero.default, _aten.allclose.default})
-_MAY_READ = frozenset({_aten.index.Tensor, _aten.repeat_interleave.Tensor})
-# These never reach the dispatcher where the tensor is on the host already.
-_METHODS = {torch.Tensor.tolist: "tolist", torch.Tensor.__repr__: "repr"}
-_TORCH = str(Path(torch.__file__).parent)
 
 
 class HostReadError(VitcoreError):
     """Something inside a region waited for the device."""
+
+
+def _always(args: Any, kwargs: Any) -> bool:
+    return True
+
+
+def _by_mask(args: Any, kwargs: Any) -> bool:
+    return any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
+
+
+def _without_size(args: Any, kwargs: Any) -> bool:
+    return kwargs.get("output_size") is None
+
+
+def _to_host(args: Any, kwargs: Any) -> bool:
+    to = kwargs.get("device")
+    return to is not None and torch.device(to).type == _HOST and args[0].device.type != _HOST
+
+
+def _into_host(args: Any, kwargs: Any) -> bool:
+    return args[0].device.type == _HOST and args[1].device.type != _HOST
+
+
+_aten = torch.ops.aten
+# Ops whose tags say too little or too much.
+_RULES: dict[Any, Rule] = {
+    _aten.equal.default: _always,
+    _aten.is_nonzero.default: _always,
+    _aten.allclose.default: _always,
+    _aten.index.Tensor: _by_mask,
+    _aten.index_put.default: _by_mask,
+    _aten.index_put_.default: _by_mask,
+    _aten.repeat_interleave.Tensor: _without_size,
+    _aten._to_copy.default: _to_host,
+    _aten.copy_.default: _into_host,
+}
+# These never reach the dispatcher where the tensor is on the host already.
+_METHODS = {torch.Tensor.tolist: "tolist", torch.Tensor.__repr__: "repr"}
+
+
+@functools.cache
+def _rule(func: Any) -> Rule | None:
+    return _RULES.get(func) or (None if _TAGS.isdisjoint(func.tags) else _always)
 
 
 def _refuse(where: str, name: str) -> NoReturn:
@@ -54,28 +96,10 @@ class _NoHostReads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._knows_values(func, kwargs) or self._masks(func, args) or self._copies_to_host(func, args, kwargs):
+        rule = _rule(func)
+        if rule is not None and rule(args, kwargs):
             _refuse(self.where(), str(func).removeprefix("aten."))
         return func(*args, **kwargs)
-
-    @staticmethod
-    def _knows_values(func: Any, kwargs: dict[str, Any]) -> bool:
-        if func in _MAY_READ:
-            return func is _aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
-        return func in _READS or not _TAGS.isdisjoint(func.tags)
-
-    @staticmethod
-    def _masks(func: Any, args: Any) -> bool:
-        indexed = func in (_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default)
-        return indexed and any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1])
-
-    @staticmethod
-    def _copies_to_host(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
-        host = torch.Generator().device.type
-        if func is _aten._to_copy.default:
-            to = kwargs.get("device")
-            return to is not None and torch.device(to).type == host and args[0].device.type != host
-        return func is _aten.copy_.default and args[0].device.type == host and args[1].device.type != host
 
 
 def _culprit() -> str:

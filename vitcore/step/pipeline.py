@@ -56,7 +56,7 @@ def pipeline(extra: Iterable[tuple[str, Pass]] = (), disabled: Iterable[str] = (
 def fuel_from_env() -> Fuel:
     """`VITCORE_FUEL=n` allows n optional rewrites; unset allows all."""
     text = os.environ.get("VITCORE_FUEL", "")
-    if text and not text.isdigit():
+    if text and not text.isdecimal():
         raise VitcoreError(f"VITCORE_FUEL={text!r} is no number of rewrites; set a whole number or unset it")
     return Fuel(int(text) if text else None)
 

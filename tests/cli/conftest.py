@@ -1,0 +1,110 @@
+"""The command line as a caller meets it: in this process where that is enough, in one of its own where it is the point."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitcore import cli
+from vitcore.plugins import load_plugins
+
+# A run of a second: three steps of 16 digits each.
+QUICK = "--threads 1 --num_steps 3 --train_batch_size 16 --eval_batch_size 360 --eval_every 0 --warmup_steps 0".split()
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines that a command says to people."""
+        return [line.removeprefix("vitcore: ") for line in self.err.splitlines() if line.startswith("vitcore: ")]
+
+    @property
+    def refusal(self) -> str:
+        """The one line of a refusal: exit code 2, nothing on standard output, no traceback."""
+        assert self.code == 2 and not self.out, self
+        assert "Traceback" not in self.err, self.err
+        errors = [line for line in self.notes if line.startswith("error: ")]
+        assert len(errors) == 1 and self.notes[-1] is errors[0], self.err
+        return errors[0].removeprefix("error: ")
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without what a launcher, a debugger or a terminal would have said."""
+    said = ("VITCORE_", "OMPI_", "COLUMNS", "FORCE_COLOR", "PYTHONPATH", "RANK", "WORLD_SIZE")
+    return {k: v for k, v in os.environ.items() if not k.startswith(said)}
+
+
+@pytest.fixture
+def vit(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Done]]:
+    """`vitcore ARGS...` in this process, in an empty folder; plugins are looked for anew."""
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    load_plugins.cache_clear()
+
+    def call(*argv: object) -> Done:
+        load_plugins.cache_clear()
+        try:
+            code = cli.main([str(a) for a in argv])
+        except SystemExit as e:
+            code = int(e.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    yield call
+    load_plugins.cache_clear()
+
+
+@pytest.fixture
+def train(vit: Callable[..., Done]) -> Callable[..., Done]:
+    """`vitcore train ARGS...`; the arguments may be one string."""
+    return lambda *argv: vit("train", *(w for a in argv for w in (a.split() if isinstance(a, str) else [a])))
+
+
+def shell(*argv: object, cwd: Path, **env: object) -> Done:
+    """`python ARGS...` as a process of its own."""
+    done = subprocess.run(
+        [sys.executable, *map(str, argv)], cwd=cwd, capture_output=True, text=True, timeout=300,
+        env={**environment(), **{k: str(v) for k, v in env.items()}},
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(name="shell")
+def shell_in_tmp(tmp_path: Path) -> Callable[..., Done]:
+    """`python ARGS...` in an empty folder, with further variables of the environment as keywords."""
+    return lambda *argv, **env: shell(*argv, cwd=tmp_path, **env)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Install a plugin as pip would: a module NAME.py and its metadata, in a folder on the path, which is returned."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def package(name: str, code: str, *, entry: str | None = None, distribution: str | None = None) -> Path:
+        distribution = distribution or name
+        (site / f"{name}.py").write_text(code, encoding="utf-8")
+        info = site / f"{distribution}-1.0.dist-info"
+        info.mkdir()
+        about = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
+        (info / "METADATA").write_text(about, encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[vitcore]\n{entry or name} = {name}\n", encoding="utf-8")
+        sys.modules.pop(name, None)
+        return site
+
+    return package
