@@ -2,7 +2,7 @@
 
     import vitcore
     result = vitcore.recipe("digits").train(num_steps=100)
-    print(vitcore.recipe("digits").lower("cpu"))
+    print(vitcore.recipe("digits").lower("NAME OF A BACKEND"))
 
 Importing it imports no torch, so that a backend's environment can still be set.
 """

@@ -3,16 +3,19 @@ mean. Imports no torch."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import dropwhile, takewhile
+from typing import Annotated, Any
 
 from vitcore.backend import resolve
 from vitcore.config import Config, check_keys
 from vitcore.errors import VitcoreError
-from vitcore.flags import Flag, help_text, read_flags
+from vitcore.flags import Flag
 from vitcore.plugins import load_plugins
 from vitcore.recipes import load_recipe, recipe_for
 
@@ -20,8 +23,6 @@ _KINDS: dict[str, Any] = {
     "switch": bool, "int": int | None, "float": float | None, "str": str | None, "bool": bool | None,
 }  # fmt: skip
 
-
-HELP = frozenset({"-h", "--help"})
 _NO_EFFECT = {
     "cache-dataset": "the operating system caches the files",
     "loss_scale": "fp32 and bf16 need no loss scaling (the original never read it either)",
@@ -42,18 +43,58 @@ def resolve_config(argv: Sequence[str], prog: str, description: str) -> Resolved
     """Read the flags of a run; `--help` prints them, with the recipe's values, and leaves."""
     plugins = load_plugins()
     flags = [f for some in plugins.ask("vitcore_flags") for f in some]
-    settings = _with_flags(flags)
-    given = read_flags([a for a in _print_step_values(argv) if a not in HELP], settings, prog)
-    recipe = given.get("recipe") or recipe_for(given.get("dataset"))
+    settings, argv = _with_flags(flags), _print_step_values(argv)
+    recipe = _last(argv, "recipe") or recipe_for(_last(argv, "dataset"))
     values = {**load_recipe(recipe), "recipe": recipe}
-    if set(argv) & HELP:
-        print(help_text(settings(**values), prog, description, flags))
-        raise SystemExit(0)
-    own = {f.name for f in dataclasses.fields(Config)}
-    config = Config(**{**values, **{n: v for n, v in given.items() if n in own}, "recipe": recipe})
+    parsed = parse(settings, argv, prog, description, default=settings(**values))
+    given = {n: getattr(parsed, n) for n in _named(argv) if hasattr(parsed, n)}
+    config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
+    config = dataclasses.replace(config, recipe=recipe)
     if "name" not in given and "name" not in values:
         config = dataclasses.replace(config, name=config.recipe_name)
     return _legacy(config, flags, given, plugins.complaints)
+
+
+def parse(settings: type, argv: Sequence[str], prog: str, description: str, **default: Any) -> Any:
+    """The settings as tyro reads them; what it refuses in a box of lines is refused in one, as everything else is."""
+    import tyro
+
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(settings, args=argv, prog=prog, description=description, **default)
+    except SystemExit as e:
+        if not e.code:
+            raise
+        raise VitcoreError(f"{_said(box.getvalue())}; see {prog} --help") from None
+
+
+def _said(box: str) -> str:
+    """What stands in a box of tyro's below its title, up to the first rule or empty line, and the flag it proposes."""
+
+    def is_rule(row: str) -> bool:
+        return not row.strip("╭╮╰╯─-")
+
+    rows = [*dropwhile(is_rule, (line.strip("│ ") for line in box.splitlines()[1:]))]
+    said = " ".join(takewhile(lambda row: not is_rule(row), rows)).rstrip(".")
+    proposed = rows[rows.index("Perhaps you meant:") + 1 :] if "Perhaps you meant:" in rows else []
+    return f"{said} (did you mean {proposed[0].split()[0]}?)" if proposed else said
+
+
+def _named(argv: Sequence[str]) -> list[str]:
+    """The fields whose flags stand in the argument list; tyro does not say which values are defaults."""
+    names = [a[2:].partition("=")[0].replace("-", "_") for a in argv if a.startswith("--")]
+    return [*names, *(n.removeprefix("no_") for n in names)]
+
+
+def _last(argv: Sequence[str], name: str) -> str | None:
+    """The last value given to `--name`: which recipe it is decides the defaults that the parser shows."""
+    found = None
+    for flag, following in zip(argv, [*argv[1:], ""]):
+        key, equals, value = flag.partition("=")
+        if key == f"--{name}":
+            found = value if equals else following
+    return found
 
 
 def _print_step_values(argv: Sequence[str]) -> list[str]:
@@ -67,8 +108,11 @@ def _print_step_values(argv: Sequence[str]) -> list[str]:
 
 def _with_flags(flags: Sequence[Flag]) -> type[Config]:
     """Config with the plugins' flags as further fields."""
+    import tyro
+
     taken = {f.name for f in dataclasses.fields(Config)}
     extra: list[Any] = []
+    annotated: Any = Annotated  # made at run time, which a type checker would not have
     for flag in flags:
         if flag.name in taken or flag.kind not in _KINDS:
             why = "the name is taken" if flag.name in taken else f"kind {flag.kind!r} is none of {', '.join(_KINDS)}"
@@ -77,7 +121,7 @@ def _with_flags(flags: Sequence[Flag]) -> type[Config]:
             )
         taken.add(flag.name)
         default = False if flag.kind == "switch" else None
-        extra.append((flag.name, _KINDS[flag.kind], dataclasses.field(default=default)))
+        extra.append((flag.name, annotated[_KINDS[flag.kind], tyro.conf.arg(help=flag.help)], field(default=default)))
     return dataclasses.make_dataclass("Run", extra, bases=(Config,), frozen=True, kw_only=True)
 
 

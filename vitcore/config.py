@@ -1,6 +1,6 @@
 """Everything a run can be told, as one frozen dataclass: its fields are the command line's flags and a recipe's keys.
 
-The names of the original recipe (Habana Model-References 1.6.1, ViT) are kept, with their meaning: `train_batch_size`
+The names of the original recipe (Model-References 1.6.1, ViT) are kept, with their meaning: `train_batch_size`
 is per process and is divided by `gradient_accumulation_steps`; steps are optimizer steps.
 """
 

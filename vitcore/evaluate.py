@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitcore.cli import run
-from vitcore.commandline import HELP, say
+from vitcore.commandline import parse, say
 from vitcore.config import Config
 from vitcore.errors import VitcoreError
-from vitcore.flags import help_text, read_flags
-from vitcore.plan import make_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +39,10 @@ class Evaluate:
 
 def main(argv: Sequence[str]) -> int:
     """Print accuracy and loss."""
-    given = read_flags([a for a in argv if a not in HELP], Evaluate, "vitcore evaluate")
-    if set(argv) & HELP:
-        print(help_text(Evaluate, "vitcore evaluate", __doc__ or ""))
-        return 0
-    if "checkpoint" not in given:
-        raise VitcoreError("--checkpoint is missing; give a checkpoint, or a run folder whose newest is taken")
-    asked = Evaluate(**given)
+    asked = parse(Evaluate, argv, "vitcore evaluate", __doc__ or "")
+    # Here and not at the top: --help needs no compiler.
+    from vitcore.plan import make_plan
+
     plan = make_plan(_config(asked))
     for line in plan.plugins.complaints:
         say(line)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from vitcore.cli import run
 from vitcore.commandline import resolve_config, say
-from vitcore.plan import make_plan
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,6 +20,9 @@ def main(argv: Sequence[str]) -> int:
     if config.dry_run:
         print(json.dumps(config.as_dict(), indent=1))
         return 0
+    # Here and not at the top: --help and --dry-run need no compiler.
+    from vitcore.plan import make_plan
+
     if config.print_step or config.explain:
         plan = make_plan(config, to_run=False)
         print(plan.explain() if config.explain else plan.show(config.print_step or "text"))

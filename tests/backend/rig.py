@@ -175,7 +175,7 @@ SMALL = Config(
 
 def config(folder: Path, **settings: Any) -> Config:
     """The short run, in a folder, with other settings."""
-    return replace(SMALL, output_dir=str(folder), **settings)
+    return replace(SMALL, **{"output_dir": str(folder), **settings})
 
 
 def train(settings: Config, stop_at: int | None = None) -> Result:

@@ -37,9 +37,10 @@ class Done:
         """The one line of a refusal: exit code 2, nothing on standard output, no traceback."""
         assert self.code == 2 and not self.out, self
         assert "Traceback" not in self.err, self.err
-        errors = [line for line in self.notes if line.startswith("error: ")]
-        assert len(errors) == 1 and self.notes[-1] is errors[0], self.err
-        return errors[0].removeprefix("error: ")
+        errors = [line for line in self.err.splitlines() if "error: " in line]
+        assert len(errors) == 1 and self.err.endswith(f"{errors[0]}\n"), self.err
+        assert errors[0].startswith("vitcore: error: "), self.err
+        return errors[0].removeprefix("vitcore: error: ")
 
 
 def environment() -> dict[str, str]:
@@ -74,19 +75,31 @@ def train(vit: Callable[..., Done]) -> Callable[..., Done]:
     return lambda *argv: vit("train", *(w for a in argv for w in (a.split() if isinstance(a, str) else [a])))
 
 
-def shell(*argv: object, cwd: Path, **env: object) -> Done:
-    """`python ARGS...` as a process of its own."""
+def shell_at(folder: Path, *argv: object, **env: object) -> Done:
+    """`python ARGS...` in a folder, as a process of its own, with further variables of the environment."""
     done = subprocess.run(
-        [sys.executable, *map(str, argv)], cwd=cwd, capture_output=True, text=True, timeout=300,
+        [sys.executable, *map(str, argv)], cwd=folder, capture_output=True, text=True, timeout=300,
         env={**environment(), **{k: str(v) for k, v in env.items()}},
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.fixture(name="shell")
-def shell_in_tmp(tmp_path: Path) -> Callable[..., Done]:
+@pytest.fixture(scope="session")
+def shell_in() -> Callable[..., Done]:
+    """`shell_at`, for fixtures that serve a whole file."""
+    return shell_at
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[..., Done]:
     """`python ARGS...` in an empty folder, with further variables of the environment as keywords."""
-    return lambda *argv, **env: shell(*argv, cwd=tmp_path, **env)
+    return lambda *argv, **env: shell_at(tmp_path, *argv, **env)
+
+
+@pytest.fixture
+def quick() -> list[str]:
+    """Flags of a run of a second: three steps of 16 digits each."""
+    return QUICK
 
 
 @pytest.fixture
@@ -99,7 +112,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     def package(name: str, code: str, *, entry: str | None = None, distribution: str | None = None) -> Path:
         distribution = distribution or name
         (site / f"{name}.py").write_text(code, encoding="utf-8")
-        info = site / f"{distribution}-1.0.dist-info"
+        info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
         info.mkdir()
         about = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
         (info / "METADATA").write_text(about, encoding="utf-8")

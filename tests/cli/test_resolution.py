@@ -13,7 +13,6 @@ import vitcore
 from vitcore.config import Config
 from vitcore.errors import VitcoreError
 
-BEFORE_THEM = "Data set of the original:"
 ORIGINAL = {"model_type": "ViT-B_16", "img_size": 384, "train_batch_size": 512, "eval_batch_size": 64, "eval_every": 100,
             "learning_rate": 0.06, "weight_decay": 0.0, "num_steps": 10000, "decay_type": "cosine",
             "warmup_steps": 500, "max_grad_norm": 1.0, "seed": 42, "gradient_accumulation_steps": 1,

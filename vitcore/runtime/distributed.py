@@ -23,7 +23,7 @@ def world_from_env(env: Mapping[str, str] = os.environ) -> World:
             raise VitcoreError(f"{has} is set but {lacks} is not; set both, or start through torchrun or mpirun")
         if rank_name in env:
             rank, size = env[rank_name], env[size_name]
-            if not (rank.isdigit() and size.isdigit() and int(rank) < int(size)):
+            if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
                 raise VitcoreError(f"{rank_name}={rank} of {size_name}={size} is no rank; ranks go from 0 to size - 1")
             return World(int(size), int(rank))
     return World()

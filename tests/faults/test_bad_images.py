@@ -1,0 +1,158 @@
+"""Folders of pictures that are not as they should be: a tree with a fault, and files that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.io import encode_jpeg
+
+from vitcore import cli
+from vitcore.data.datasets import open_dataset
+from vitcore.data.feed import Feed
+
+CLASSES, TRAIN, VAL, SIDE = ("cat", "dog"), 4, 2, 16
+RUN = (
+    "--dataset folder --data_path tree --pretrained_dir None --model_type ViT-Ti_16 --img_size 16 --learning_rate 0.01 "
+    "--threads 1 --num_steps 2 --train_batch_size 8 --eval_batch_size 3 --eval_every 0 --warmup_steps 0 --workers 0"
+)
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """`train/` and `val/` with two classes of small JPEGs."""
+    for part, count in (("train", TRAIN), ("val", VAL)):
+        for label, name in enumerate(CLASSES):
+            folder = tmp_path / "tree" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                generator = torch.Generator().manual_seed(10 * label + i)
+                picture = torch.randint(0, 256, (3, 20, 24), generator=generator, dtype=torch.uint8)
+                (folder / f"{i}.jpg").write_bytes(bytes(encode_jpeg(picture).numpy()))
+    return tmp_path / "tree"
+
+
+def truncate(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:150])
+    return path
+
+
+@pytest.fixture
+def refuse(capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Refuse:
+    """The line with which `vitcore train RUN ARGS...` is refused."""
+    monkeypatch.setenv("VITCORE_DEBUG", "0")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> str:
+        code = cli.main(["train", *RUN.split(), *argv])
+        out, err = capsys.readouterr()
+        assert code == 2 and not out and "Traceback" not in err, (code, out, err)
+        assert err.count("error: ") == 1 and err.splitlines()[-1].startswith("vitcore: error: "), err
+        return str(err.splitlines()[-1]).removeprefix("vitcore: error: ")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (lambda tree: shutil.rmtree(tree), "folder: tree is not a folder; give the one that holds train/ and val/"),
+        (lambda tree: shutil.rmtree(tree / "train"), "folder: tree/train is missing; give a data folder that holds "),
+        (lambda tree: shutil.rmtree(tree / "val"), "folder: tree/val is missing; give a data folder that holds "),
+        (lambda tree: (tree / "train" / "emu").mkdir(), "folder: tree/train/emu holds no pictures (.jpg, .jpeg, "),
+        (lambda tree: [shutil.rmtree(p) for p in (tree / "val").iterdir()], "folder: tree/val holds no class folders; "),
+        (lambda tree: (tree / "val" / "dog").rename(tree / "val" / "emu"),
+         "folder: tree: train/ and val/ have different classes ('dog' only in train/; 'emu' only in val/); "),
+        (lambda tree: shutil.rmtree(tree / "val" / "dog"),
+         "folder: tree: train/ and val/ have different classes ('dog' only in train/); "),
+    ],
+)  # fmt: skip
+def test_a_fault_of_the_tree_is_named(fault: Callable[[Path], Any], line: str, tree: Path, refuse: Refuse) -> None:
+    fault(tree)
+    assert refuse().startswith(line)
+
+
+def test_no_folder_and_too_few_pictures_are_refused(tree: Path, refuse: Refuse) -> None:
+    assert refuse("--data_path", "None").startswith("folder: no data path; give the folder that holds train/ and val/")
+    assert refuse("--train_batch_size", "16").startswith("8 training pictures do not fill one global batch of 16; ")
+    assert refuse("--img_size", "24").startswith(
+        "ViT-Ti_16: img_size 24 is not a positive multiple of the patch size 16"
+    )
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_unreadable_picture_stops_the_run_that_is_to_stop_and_is_named(
+    workers: str, tree: Path, refuse: Refuse
+) -> None:
+    truncate(tree / "train" / "cat" / "1.jpg")
+    line = refuse("--workers", workers)
+    assert line.startswith("tree/train/cat/1.jpg: not a readable picture (") and "replace or remove the file" in line
+    assert '"skip"' in line
+
+
+def test_an_unreadable_picture_for_evaluation_stops_the_run_too(tree: Path, refuse: Refuse) -> None:
+    (tree / "val" / "dog" / "0.jpg").write_bytes(b"not a picture")
+    assert refuse().startswith("tree/val/dog/0.jpg: not a readable picture (")
+
+
+def test_skipped_pictures_are_named_counted_and_weigh_nothing_in_training_and_evaluation(
+    tree: Path, tmp_path: Path
+) -> None:
+    bad = [truncate(tree / "train" / "cat" / "1.jpg"), truncate(tree / "val" / "dog" / "0.jpg")]
+    bad[1].write_bytes(b"")
+    env = {k: v for k, v in os.environ.items() if not k.startswith("VITCORE_")}
+
+    def vitcore(*argv: str) -> tuple[dict[str, Any], str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "vitcore", *argv, "--json"], cwd=tmp_path, env=env, capture_output=True, text=True,
+            timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+    result, said = vitcore("train", *RUN.split(), "--bad-images", "skip", "--name", "skipped")
+    assert (result["steps"], result["total"]) == (2, 2 * VAL - 1), "the picture that was skipped is in no count"
+    for path in bad:
+        lines = [
+            line for line in said.splitlines() if f"{path.relative_to(tmp_path)}: not a readable picture (" in line
+        ]
+        assert len(lines) == 1 and lines[0].endswith("; skipped"), "named once, though each epoch meets it again"
+    assert "2 image file(s) could not be read and were left out" in said.splitlines()
+
+    again, said = vitcore("evaluate", "--checkpoint", "output/skipped")
+    keys = ("accuracy", "correct", "total", "loss")
+    assert {k: again[k] for k in keys} == {k: result[k] for k in keys} and again["bad_images"] == 1
+    assert said.count("tree/val/dog/0.jpg: not a readable picture (") == 1
+    assert "vitcore: 1 image file(s) could not be read and were left out" in said.splitlines()
+
+
+def test_a_row_of_a_skipped_picture_has_weight_0_in_its_batch(tree: Path) -> None:
+    truncate(tree / "train" / "cat" / "1.jpg")
+    truncate(tree / "val" / "dog" / "0.jpg")
+    dataset = open_dataset("folder", img_size=SIDE, channels=3, data_path=tree, bad_images="skip")
+    feed = Feed(dataset, seed=1, micro_batch=8, eval_batch=3)
+    batch, _ = feed.next_train(0)
+    assert sorted(batch.weight.tolist()) == [0.0] + [1.0] * 7
+    (row,) = (batch.weight == 0).nonzero().flatten().tolist()
+    assert batch.labels[row] == 0 and not batch.images[row].any() and batch.images.flatten(1).any(1).sum() == 7
+    first, cursor = feed.next_eval(0)
+    second, _ = feed.next_eval(cursor)
+    assert (first.weight.tolist(), second.weight.tolist()) == ([1.0, 1.0, 0.0], [1.0, 0.0, 0.0])
+    assert feed.bad_images == 2
+    feed.close()
+
+
+def test_an_evaluation_of_which_nothing_can_be_read_is_refused(tree: Path, refuse: Refuse) -> None:
+    for path in (tree / "val").rglob("*.jpg"):
+        truncate(path)
+    line = refuse("--bad-images", "skip", "--num_steps", "1")
+    assert line.startswith("evaluation: none of 4 images could be read; ")
