@@ -99,7 +99,7 @@ def test_two_ranks_are_one_rank_with_the_joined_batch(job: Job, name: str) -> No
 @pytest.mark.parametrize("name", [*CASES, "poisoned"])
 def test_both_ranks_hold_the_same_bits_and_read_the_same_log(job: Job, name: str) -> None:
     pairs = [*zip(job.params(0, name), job.params(1, name), strict=True)]
-    assert len(pairs) > 50 and all(torch.equal(a, b) for a, b in pairs)
+    assert len(pairs) > 30 and all(torch.equal(a, b) for a, b in pairs)
     for log in ("train", "eval"):
         assert job.found[0][name][log] == job.found[1][name][log]
 

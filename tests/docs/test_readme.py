@@ -18,7 +18,9 @@ DIGITS_BY_NEAREST_NEIGHBOUR = 95.6
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+    """The texts of the fenced blocks of a language, "" for none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
+    return [text for kind, text in found if kind == language]
 
 
 def test_the_step_in_the_readme_is_the_one_that_is_built() -> None:

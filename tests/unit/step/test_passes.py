@@ -154,7 +154,7 @@ CARRIED = program("""
       %g0n = grads.zero %p : grads<f32 sum partial>
       return %p, %s, %g0n
     ]
-""")  # noqa: E501
+""")
 RESTORE = program("""
     lowering:toy @restore(%p: params<f32>, %g0n: grads<f32 sum partial>) [
       return %p, %g0n
