@@ -208,8 +208,10 @@ class Trainer:
         return path
 
     def _prune(self, run_dir: Path) -> None:
-        kept = sorted((run_dir / "checkpoints").glob("step-*"))[: -self.config.keep_checkpoints]
-        for old in kept:
+        """Remove what is older than the newest few, and what a killed process left half written."""
+        folder = run_dir / "checkpoints"
+        older = sorted(folder.glob("step-*"))[: -self.config.keep_checkpoints]
+        for old in (*older, *folder.glob(".*.tmp"), *folder.glob(".*.old")):
             shutil.rmtree(old, ignore_errors=True)
 
     def _finish(

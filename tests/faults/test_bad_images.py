@@ -105,21 +105,17 @@ def test_an_unreadable_picture_for_evaluation_stops_the_run_too(tree: Path, refu
 
 
 def test_skipped_pictures_are_named_counted_and_weigh_nothing_in_training_and_evaluation(
-    tree: Path, tmp_path: Path
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = [truncate(tree / "train" / "cat" / "1.jpg"), truncate(tree / "val" / "dog" / "0.jpg")]
     bad[1].write_bytes(b"")
-    env = {k: v for k, v in os.environ.items() if not k.startswith("VITCORE_")}
-
-    def vitcore(*argv: str) -> tuple[dict[str, Any], str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "vitcore", *argv, "--json"], cwd=tmp_path, env=env, capture_output=True, text=True,
-            timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1]), done.stderr
-
-    result, said = vitcore("train", *RUN.split(), "--bad-images", "skip", "--name", "skipped")
+    done = subprocess.run(
+        [sys.executable, "-m", "vitcore", "train", *RUN.split(), "--bad-images", "skip", "--name", "skipped", "--json"],
+        cwd=tmp_path, env={k: v for k, v in os.environ.items() if not k.startswith("VITCORE_")}, capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result, said = json.loads(done.stdout.splitlines()[-1]), done.stderr
     assert (result["steps"], result["total"]) == (2, 2 * VAL - 1), "the picture that was skipped is in no count"
     for path in bad:
         lines = [
@@ -128,10 +124,13 @@ def test_skipped_pictures_are_named_counted_and_weigh_nothing_in_training_and_ev
         assert len(lines) == 1 and lines[0].endswith("; skipped"), "named once, though each epoch meets it again"
     assert "2 image file(s) could not be read and were left out" in said.splitlines()
 
-    again, said = vitcore("evaluate", "--checkpoint", "output/skipped")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["evaluate", "--checkpoint", "output/skipped", "--json"]) == 0
+    out, said = capsys.readouterr()
+    again = json.loads(out.splitlines()[-1])
     keys = ("accuracy", "correct", "total", "loss")
     assert {k: again[k] for k in keys} == {k: result[k] for k in keys} and again["bad_images"] == 1
-    assert said.count("tree/val/dog/0.jpg: not a readable picture (") == 1
+    assert caplog.text.count("tree/val/dog/0.jpg: not a readable picture (") == 1
     assert "vitcore: 1 image file(s) could not be read and were left out" in said.splitlines()
 
 
