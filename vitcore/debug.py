@@ -11,6 +11,6 @@ from vitcore.errors import VitcoreError
 def debug_level() -> int:
     """The level; unset is 0."""
     text = os.environ.get("VITCORE_DEBUG", "0")
-    if not text.isdigit() or int(text) > 5:
+    if not text.isdecimal() or int(text) > 5:
         raise VitcoreError(f"VITCORE_DEBUG={text!r} is no level; set 0 to 5")
     return int(text)

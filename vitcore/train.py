@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from vitcore.cli import run
 from vitcore.commandline import resolve_config, say
+from vitcore.runtime.distributed import world_from_env
 
 
 def main(argv: Sequence[str]) -> int:
     """Train, or print what was asked for and leave. Exit codes: 0 done, 2 refused, 128 + n stopped by signal n."""
     resolved = resolve_config(argv, "vitcore train", __doc__ or "")
     config = resolved.config
-    for line in resolved.notes:
+    for line in resolved.notes if world_from_env().rank == 0 else ():
         say(line)
     if config.dry_run:
         print(json.dumps(config.as_dict(), indent=1))

@@ -208,10 +208,8 @@ class Trainer:
         return path
 
     def _prune(self, run_dir: Path) -> None:
-        """Remove what is older than the newest few, and what a killed process left half written."""
-        folder = run_dir / "checkpoints"
-        older = sorted(folder.glob("step-*"))[: -self.config.keep_checkpoints]
-        for old in (*older, *folder.glob(".*.tmp"), *folder.glob(".*.old")):
+        """Remove what is older than the newest few; what a killed process left half written, saving removes."""
+        for old in sorted((run_dir / "checkpoints").glob("step-*"))[: -self.config.keep_checkpoints]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _finish(

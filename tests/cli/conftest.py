@@ -46,7 +46,8 @@ class Done:
 def environment() -> dict[str, str]:
     """This process's environment without what a launcher, a debugger or a terminal would have said."""
     said = ("VITCORE_", "OMPI_", "COLUMNS", "FORCE_COLOR", "PYTHONPATH", "RANK", "WORLD_SIZE")
-    return {k: v for k, v in os.environ.items() if not k.startswith(said)}
+    # The processor is the best device for whom no other can be seen.
+    return {k: v for k, v in os.environ.items() if not k.startswith(said)} | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vitcore import cli
 
 STEPS, LOG_EVERY, EVAL_EVERY, SAVE_EVERY = 12, 4, 6, 3
 LOGGED = [3, 4, 6, 8, 9, 12]  # before each evaluation and checkpoint too
@@ -122,8 +125,8 @@ def test_tensorboard_reads_the_same_numbers(run: tuple[Path, Any]) -> None:
 def test_evaluate_finds_what_training_found(run: tuple[Path, Any], vit: Callable[..., Any]) -> None:
     found = result(run)
     folder = run[0] / found["run_dir"]
-    for argv in (["--checkpoint", folder], ["--checkpoint", run[0] / found["checkpoint"], "--backend=cpu"]):
-        done = vit("evaluate", *argv, "--json")
+    for checkpoint in (folder, run[0] / found["checkpoint"]):
+        done = vit("evaluate", "--checkpoint", checkpoint, "--backend=cpu", "--json")
         assert done.code == 0, done
         again = json.loads(done.out.splitlines()[-1])
         assert {k: again[k] for k in ("accuracy", "correct", "total", "loss")} == {
@@ -131,10 +134,10 @@ def test_evaluate_finds_what_training_found(run: tuple[Path, Any], vit: Callable
         }
         assert (again["steps"], again["backend"], again["bad_images"]) == (STEPS, "cpu", 0)
     # Another batch size has a ragged last batch: every image still counts once.
-    again = json.loads(vit("evaluate", "--checkpoint", folder, "--eval_batch_size", 77, "--json").out)
+    again = json.loads(vit("evaluate", "--checkpoint", folder, "--eval_batch_size", 77, "--backend=cpu", "--json").out)
     assert (again["correct"], again["total"]) == (found["correct"], 360)
     assert again["loss"] == pytest.approx(found["loss"], rel=1e-5)
-    plain = vit("evaluate", "--checkpoint", folder / "checkpoints" / "best").out
+    plain = vit("evaluate", "--backend=cpu", "--checkpoint", folder / "checkpoints" / "best").out
     assert plain.startswith("accuracy ") and plain.count("\n") == 1 and " of 360), top-5 " in plain
 
 
@@ -146,9 +149,9 @@ def test_without_json_the_end_is_one_line_for_people(train: Callable[..., Any], 
 
 
 def test_the_version_and_the_verbs(vit: Callable[..., Any]) -> None:
-    from importlib.metadata import version
-
     assert vit("--version").out.strip() == version("vitcore")
+    (command,) = entry_points(group="console_scripts", name="vitcore")
+    assert command.load() is cli.main, "the command beside python is the same"
     assert vit("--help").out == vit().out
     assert all(f"\n  {verb} " in vit("-h").out for verb in ("train", "evaluate", "backends", "lower"))
 

@@ -39,7 +39,7 @@ def on_a_terminal(folder: Path, *argv: str) -> tuple[int, str, bytes, bool]:
     }
     process = subprocess.run(
         [sys.executable, "-m", "vitcore.train", *RUN, *argv], cwd=folder, stdout=subprocess.PIPE, stderr=theirs,
-        env={**env, "TERM": "xterm-256color", "COLUMNS": "110"}, text=True, timeout=300,
+        env={**env, "TERM": "xterm-256color", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "110"}, text=True, timeout=300,
     )  # fmt: skip
     restored = termios.tcgetattr(theirs) == before
     os.close(theirs)

@@ -93,7 +93,7 @@ def test_with_accumulation_a_lazy_step_is_marked_twice_a_micro_batch_and_after_u
     assert [line.strip() for line in lines if "rt.mark" in line] == [
         "rt.mark {after=forward}",
         "rt.mark {after=backward}",
-        "rt.mark {after=update_zero}",
+        "rt.mark {after=update}",
     ]
     assert executed(lines, "rt.mark") == executed(lines, "rt.region") == 2 * 16 + 1
 

@@ -141,7 +141,7 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [Ty("logits")]
 
 
-@op("grads.zero", role="zero")
+@op("grads.zero", role="(zero)")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Gradients of zero, one per parameter."""
     _operands(a, "params")
