@@ -109,6 +109,8 @@ def test_the_program_is_as_fast_as_a_hand_written_loop(
         program = program_step(model, side, batch, optimizer, accumulation)
         hand = hand_step(model, side, batch, optimizer, accumulation)
         ratio = paired(hand, program, pairs=pairs, inner=inner)
+        if ratio.high < BOUND:  # a busy neighbour can do that; a slower program does it again
+            ratio = paired(hand, program, pairs=2 * pairs, inner=inner)
         benchmark.extra_info["hand_over_program"] = str(ratio)
         benchmark.pedantic(program, rounds=3, iterations=1)
     finally:

@@ -150,7 +150,7 @@ def assert_same_bits(one: Any, other: Any) -> None:
 
 
 def _bits(x: Tensor) -> Tensor:
-    return x.detach().contiguous().view(torch.uint8)
+    return x.detach().flatten().view(torch.uint8)
 
 
 def relative_error(have: Sequence[Tensor], want: Sequence[Tensor]) -> float:

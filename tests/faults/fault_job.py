@@ -3,6 +3,7 @@ costs what it trains and not what it imports."""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
@@ -76,11 +77,10 @@ def wait_for(what: Callable[[], Any], process: BaseProcess | None = None) -> Any
     return found
 
 
-def flags(settings: Any, *names: str) -> list[str]:
-    """The command line that means these settings of a `Config`."""
-    out = ["train"]
-    for name in names:
-        value = getattr(settings, name)
-        values = value if isinstance(value, tuple) else (value,)
-        out += [f"--{name}", *map(str, values)]
-    return out
+def command(settings: Any) -> list[str]:
+    """The command line that means exactly these settings of a `Config`: as a recipe, so that no other adds its own."""
+    Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
+    recipe = Path(settings.output_dir) / f"{settings.name}.toml"
+    values = {k: [*v] if isinstance(v, tuple) else v for k, v in settings.as_dict().items() if v is not None}
+    recipe.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
+    return ["train", "--recipe", str(recipe)]

@@ -164,5 +164,5 @@ def test_nothing_that_is_loaded_can_execute_code() -> None:
     assert len(sources) > 50
     loads = re.compile(r"torch\.(load|save)\b|\bpickle\b|\bmarshal\b|\bshelve\b|allow_pickle|yaml\.load|weights_only")
     assert [f"{p}: {found[0]}" for p, text in sources.items() if (found := loads.search(text))] == []
-    runs = re.compile(r"(?<![\w.])(eval|exec)\(")
+    runs = re.compile(r"(?<![\w.])(?<!def )(?<!@)(eval|exec)\((?!\))")
     assert [p.name for p, text in sources.items() if runs.search(text)] == ["codegen.py"]

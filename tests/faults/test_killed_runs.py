@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from fault_job import end, flags, start, wait_for
+from fault_job import command, end, start, wait_for
 from rig import assert_same_bits, checkpoint_of, config, contents, records, resume, train
 
 from vitcore import checkpoint
@@ -128,7 +128,7 @@ def test_a_file_system_that_refuses_the_tensors_is_an_error_that_loses_nothing(t
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     try:
         with pytest.raises(
-            VitcoreError, match="writing failed: .*too large.*; free space or choose another --output_dir"
+            VitcoreError, match=r"writing failed: .*too large.*; free space or choose another --output_dir"
         ):
             save(path.with_name("step-00000002"), 2)
     finally:
@@ -161,23 +161,14 @@ def test_training_on_a_disk_that_fills_up_stops_with_the_last_checkpoint_intact(
 
 # ---- kill -9 ----
 
-NAMES = ("dataset", "train_batch_size", "gradient_accumulation_steps", "eval_batch_size", "num_steps", "optimizer",
-         "learning_rate", "weight_decay", "warmup_steps", "dropout", "seed", "augment_rotate", "augment_scale",
-         "augment_translate", "augment_shear", "log_every", "eval_every", "save_every", "threads", "backend",
-         "output_dir", "name", "max_grad_norm", "label_smoothing", "decay_norms_and_biases")  # fmt: skip
-
-
-def command(settings: Config) -> list[str]:
-    """The settings as a command line, whatever the recipe says."""
-    return flags(settings, *NAMES)
-
 
 def killed_again_and_again(settings: Config, rounds: int, seed: int) -> None:
     """Kill a training at random moments, resuming each time; what is on the disk always loads."""
     draw, run_dir, steps = random.Random(seed), Path(settings.output_dir) / settings.name, [0]
+    stderr = Path(settings.output_dir).with_name("stderr.txt")
     for _ in range(rounds):
         argv = command(settings) + (["--resume", str(run_dir)] if steps[-1] else [])
-        process = start(argv, run_dir.with_name("stderr.txt"))
+        process = start(argv, stderr)
         try:
             # Not before it has saved something of its own, and not so late that it could be done.
             wait_for(lambda: _newest(run_dir) > steps[-1], process)
