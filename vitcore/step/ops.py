@@ -2,8 +2,9 @@
 
 An entry is a typing rule (its docstring says what the op does), the operands it consumes, its effects (host: waits for
 or works on the host; transfer; collective; accumulate: only folds a result into an accumulator), and the role that
-names a compiled region (in parentheses: where nothing else names it). Typing rules raise `Bad(rule, message)`; rules V4 (gradients reduced and scaled exactly once)
-and V5 (randomness never reused) need no analysis of their own: they follow from the types.
+names a compiled region (in parentheses: where nothing else names it). Typing rules raise `Bad(rule, message)`; rules V4
+(gradients reduced and scaled exactly once) and V5 (randomness never reused) need no analysis of their own: they follow
+from the types.
 """
 
 from __future__ import annotations
