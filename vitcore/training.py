@@ -54,9 +54,7 @@ class Trainer:
         config = self.config
         run_dir = rundir.prepare(config.output_dir, config.name)
         self.folder = rundir.RunFolder(run_dir, write=self.lead)
-        self.observers = [
-            o for some in self.plan.plugins.manager.hook.vitcore_observers(run_dir=str(run_dir)) for o in some
-        ]
+        self.observers = [o for some in self.plan.plugins.ask("vitcore_observers", run_dir=str(run_dir)) for o in some]
         with Session(self.plan) as self.session, Interrupt() as self.interrupt:
             state, step = self._start()
             exe = self.session.executable
