@@ -10,6 +10,7 @@ import pytest
 from rig import assert_same_bits, checkpoint_of, config, contents, records, resume, train
 
 from vitcore.config import Config
+from vitcore.session import Session
 from vitcore.training import Result
 
 # An epoch of digits-tune is 16 of these steps: 7 is inside the first, 17 inside the second.
@@ -112,6 +113,23 @@ def test_resuming_at_the_end_evaluates_and_changes_nothing(tmp_path: Path) -> No
     assert (again.accuracy, again.loss, again.steps) == (end.accuracy, end.loss, 6)
     assert again.checkpoint == end.checkpoint
     assert_same_bits(contents(checkpoint_of(settings, 6))[0], before)
+
+
+def test_the_best_checkpoint_is_the_best_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(tmp_path, num_steps=8, eval_every=4, train_batch_size=8)
+    train(settings, stop_at=5)
+    first = records(settings, "eval")[4]["accuracy"]
+    assert first > 0
+    real = Session.evaluate
+
+    def worse(session: Session, state: Any) -> Any:
+        state, values = real(session, state)
+        return state, {**values, "accuracy": 0.0}
+
+    monkeypatch.setattr(Session, "evaluate", worse)
+    resume(settings)
+    assert contents(checkpoint_of(settings, 8))[2]["best"] == first
+    assert contents(checkpoint_of(settings, 8).with_name("best"))[2]["step"] == 4
 
 
 def test_resuming_from_an_older_checkpoint_keeps_the_new_ones_and_puts_the_old_aside(tmp_path: Path) -> None:
