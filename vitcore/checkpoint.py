@@ -120,14 +120,24 @@ def _sweep(folder: Path) -> None:
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint, or a run folder's newest; what is missing, cut short or changed is named."""
-    path = _find(path)
+    path = find(path)
+    record = read_record(path)
+    try:
+        tensors = load_file(path / _TENSORS)
+    except (OSError, SafetensorError) as e:
+        raise VitcoreError(f"checkpoint {path}: {_TENSORS} cannot be read ({e}); resume from another one") from e
+    return Checkpoint(path, tensors, record["values"], record["facts"])
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a checkpoint folder, after the digests of it and of the tensors were found right."""
     try:
         record = json.loads((path / _FACTS).read_text(encoding="utf-8"))
         if (found := record["format"]) != FORMAT:
             raise VitcoreError(
                 f"checkpoint {path}: format {found}, this version reads {FORMAT}; use the vitcore that wrote it"
             )
-        digest, own, values, facts = (record[n] for n in ("sha256", "record_sha256", "values", "facts"))
+        digest, own, _, _ = (record[n] for n in ("sha256", "record_sha256", "values", "facts"))
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise VitcoreError(f"checkpoint {path}: {_FACTS} cannot be read ({type(e).__name__}: {e}); "
                            "it is incomplete or corrupt, resume from another one") from e  # fmt: skip
@@ -136,14 +146,14 @@ def load(path: Path) -> Checkpoint:
             f"checkpoint {path}: {_FACTS} does not match its digest; it was edited or is corrupt, resume from another"
         )
     try:
-        if _digest(path / _TENSORS) != digest:
-            raise VitcoreError(
-                f"checkpoint {path}: {_TENSORS} does not match its digest; it is corrupt, resume from another"
-            )
-        tensors = load_file(path / _TENSORS)
-    except (OSError, SafetensorError) as e:
+        same = _digest(path / _TENSORS) == digest
+    except OSError as e:
         raise VitcoreError(f"checkpoint {path}: {_TENSORS} cannot be read ({e}); resume from another one") from e
-    return Checkpoint(path, tensors, values, facts)
+    if not same:
+        raise VitcoreError(
+            f"checkpoint {path}: {_TENSORS} does not match its digest; it is corrupt, resume from another"
+        )
+    return record
 
 
 def unflatten(
@@ -200,7 +210,8 @@ def newest(run_dir: Path) -> Path | None:
     return max(found, key=lambda p: (p.name.lstrip(".").removesuffix(_OLD), p.name), default=None)
 
 
-def _find(path: Path) -> Path:
+def find(path: Path) -> Path:
+    """The checkpoint folder that `path` is, or the newest of the run folder that it is."""
     if (path / _FACTS).is_file() or (path / _TENSORS).is_file():
         return path
     if (path / "checkpoints").is_dir():

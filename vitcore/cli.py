@@ -14,6 +14,8 @@ from vitcore.errors import VitcoreError, nearest
 VERBS = {
     "train": "train a Vision Transformer",
     "evaluate": "evaluate a checkpoint",
+    "inspect": "say what a file of weights holds",
+    "export": "write a model in the format of another library",
     "backends": "list backends, where each came from and whether it can run here",
     "lower": "print a recipe's step for any backend, without a device",
 }

@@ -30,7 +30,9 @@ class Config:
     model_type: str = "ViT-digits"
     """Model variant, such as ViT-B_16."""
     pretrained_dir: str | None = None
-    """Weights to start from; refused until weights of other origin can be loaded."""
+    """Weights to start from: a file or folder (npz, safetensors, pth, a run), an official name as ViT-B_16, a hub id."""
+    position_resampling: Literal["bilinear", "bicubic"] = "bilinear"
+    """How the weights' position embedding becomes one of another grid: as the original does, or as timm does."""
     img_size: int = 8
     """Side of the square image in pixels."""
     dropout: float | None = None
@@ -181,7 +183,7 @@ class Config:
         """The parameter groups: all alike, or those that are not decayed apart."""
         if self.decay_norms_and_biases or not self.weight_decay:
             return (Group("all"),)
-        return (Group("undecayed", r"bias$|norm|cls_token|pos_embed", weight_decay=0.0), Group("decayed"))
+        return (Group("undecayed", r"bias$|norm|cls_token|pos_embed|gamma$", weight_decay=0.0), Group("decayed"))
 
     @property
     def spec(self) -> StepSpec:

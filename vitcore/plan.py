@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitcore.backend import Backend, Kernel, World
 from vitcore.config import Config
@@ -61,6 +61,7 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
         from vitcore.data.datasets import find_dataset  # imports NumPy, which printing a program does not need
 
         find_dataset(config.dataset)
+        config = _find_weights(config)
     if to_run or config.backend == "auto":
         backend, why = choose_backend(plugins, config.backend)
     else:
@@ -75,6 +76,19 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
     lowered = lower(neutral, lowering, pipeline(extra, config.disable_pass))
     _debug(backend, why, neutral, lowering)
     return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering)
+
+
+def _find_weights(config: Config) -> Config:
+    """The configuration with the path that the name of the weights stands for, so that a run's record holds it."""
+    if config.pretrained_dir is None or config.resume is not None:
+        return config
+    from vitcore.weights.resolve import resolve
+
+    try:
+        return replace(config, pretrained_dir=str(resolve(config.pretrained_dir)))
+    except VitcoreError as e:
+        raise VitcoreError(f"--pretrained_dir {config.pretrained_dir}: {e}; to start from random weights pass "
+                           "--pretrained_dir None or --internal-perf-measure") from e  # fmt: skip
 
 
 def _debug(backend: Backend, why: str, neutral: Module, lowering: Lowering) -> None:

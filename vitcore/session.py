@@ -16,13 +16,17 @@ from vitcore.data.augment import Augment
 from vitcore.data.datasets import Dataset, open_dataset
 from vitcore.data.feed import Feed
 from vitcore.errors import VitcoreError
-from vitcore.model.variants import find_variant
+from vitcore.model.variants import ARITHMETIC, Variant, find_variant
 from vitcore.model.vit import build_model
 from vitcore.plan import Plan
 from vitcore.runtime.distributed import close_group, open_group
 from vitcore.runtime.executable import Executable, State
 from vitcore.runtime.opening import open_backend
 from vitcore.runtime.reference.optim import PER_PARAMETER
+from vitcore.weights import own
+from vitcore.weights.examine import Weights, check_type, examine
+from vitcore.weights.load import empty_model, fill
+from vitcore.weights.resolve import resolve
 
 
 class Session:
@@ -31,7 +35,10 @@ class Session:
     def __init__(self, plan: Plan) -> None:
         config = plan.config
         self.plan, self.config, self.world = plan, config, plan.world
-        refuse_pretrained(config)
+        self.weights = open_pretrained(config)
+        self.origin: str | None = None
+        """Where the first parameters came from; None for those that were drawn, and after resuming what the checkpoint
+        says."""
         self.dataset = open_data(config)
         open_backend(plan.backend, plan.plugins)
         if config.threads:
@@ -44,6 +51,8 @@ class Session:
         )  # fmt: skip
         rates = {} if config.dropout is None else {"dropout": config.dropout}
         model = build_model(config.model_type, config.img_size, self.dataset.num_classes, **rates)
+        model.class_names = tuple(self.dataset.class_names)
+        self.about = own.facts(model)
         self.executable = Executable(plan.lowered, plan.backend, plan.kernels, model, self.feed, plan.world)
 
     def __enter__(self) -> Session:
@@ -52,6 +61,24 @@ class Session:
     def __exit__(self, *exc: object) -> None:
         self.executable.close()
         close_group()
+
+    def start(self) -> tuple[State, list[str]]:
+        """Fresh state, from pretrained weights where there are some, and what is to be said of those."""
+        exe = self.executable
+        state = exe.init(self.config.seed)
+        if self.weights is None:
+            return state, []
+        variant = self.about["variant"]
+        model = empty_model(Variant(**variant), self.config.img_size, self.dataset.num_classes)
+        said = fill(model, self.weights, self.config.position_resampling, head=False)
+        filled = dict(model.named_parameters())
+        values = {**exe.saved(state), exe.params_name: tuple(filled[n].detach() for n in exe.rt.names)}
+        differ = [f"{f} {getattr(self.weights.variant, f)!r} there, {variant[f]!r} here" for f in ARITHMETIC
+                  if getattr(self.weights.variant, f) != variant[f]]  # fmt: skip
+        if differ:
+            said.append(f"{self.config.model_type} is not computed as where they come from: {', '.join(differ)}")
+        self.origin = f"{self.weights.path} ({self.weights.layout})"
+        return exe.restore(values), [f"weights of {self.origin}", *said, *self.weights.notes]
 
     @property
     def images_per_step(self) -> int:
@@ -71,7 +98,7 @@ class Session:
         exe = self.executable
         kinds = {v.name: v.ty.kind for v in exe.module.saved}
         tensors, values = checkpoint.flatten(exe.saved(state), kinds, exe.rt.names)
-        about = {"model": self.model_facts, "classes": self.dataset.class_names, "fingerprint": exe.fingerprint}
+        about = {"model": self.model_facts, own.KEY: self.about, "fingerprint": exe.fingerprint, "weights": self.origin}
         return checkpoint.save(path, tensors, values, {**about, "config": self.config.as_dict(), **facts})
 
     def load(self, path: Path) -> tuple[State, checkpoint.Checkpoint]:
@@ -80,6 +107,7 @@ class Session:
         each = dict.fromkeys(PER_PARAMETER[self.config.optimizer], True)
         slots = {**each, "step": False} if self.config.optimizer == "adamw" else each
         shapes = [t.shape for t in exe.rt.own_params()]
+        self.origin = found.facts.get("weights")
         saved = checkpoint.unflatten(found, exe.module.saved, exe.rt.names, shapes, slots, exe.rt.device)
         return exe.restore(saved), found
 
@@ -102,13 +130,13 @@ def eval_report(report: Mapping[str, float], expected: int) -> dict[str, float]:
     return {**percent, "correct": correct, "total": total, "loss": report["eval_loss"] / total}
 
 
-def refuse_pretrained(config: Config) -> None:
-    """Weights of other origin cannot be loaded yet: say so, never train from random weights instead."""
-    if config.pretrained_dir is not None:
-        raise VitcoreError(
-            f"--pretrained_dir {config.pretrained_dir}: checkpoints of other origin cannot be loaded yet; to start "
-            "from random weights pass --pretrained_dir None or --internal-perf-measure, to go on with a run --resume"
-        )
+def open_pretrained(config: Config) -> Weights | None:
+    """The weights to start from, found to be the model's; None for a run that draws its own or goes on."""
+    if config.pretrained_dir is None or config.resume is not None:
+        return None
+    weights = examine(resolve(config.pretrained_dir))
+    check_type(weights, config.model_type)
+    return weights
 
 
 def open_data(config: Config) -> Dataset:

@@ -71,8 +71,10 @@ class Trainer:
 
     def _start(self) -> tuple[State, int]:
         self.watch = Stopwatch(0)
+        self.said: list[str] = []
         if self.config.resume is None:
-            return self.session.executable.init(self.config.seed), 0
+            state, self.said = self.session.start()
+            return state, 0
         state, found = self.session.load(Path(self.config.resume))
         facts = found.facts
         self._check_resume(facts, found.path)
@@ -107,6 +109,8 @@ class Trainer:
         say(f"precision {c.precision}, ranks: {self.plan.world.size}")
         say(f"model {c.model_type}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
+        for line in self.said:
+            say(line)
         if s.feed.dropped:
             say(f"each epoch leaves out {s.feed.dropped} of {len(s.dataset.train)} training images (others each time), "
                 f"so that every step has {s.images_per_step}")  # fmt: skip

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vitcore.errors import VitcoreError
+from vitcore.model.variants import Variant
 from vitcore.model.vit import VisionTransformer, parameter_names
 
 POSITION_STD = 0.02
@@ -26,21 +27,25 @@ def init_parameters(model: VisionTransformer, generator: torch.Generator) -> Non
     for name in parameter_names(model):
         parameter = parameters[name]
         drawn = torch.empty(parameter.shape, dtype=torch.float32, device=generator.device)
-        _fill(name, drawn, model.variant.width, generator)
+        _fill(name, drawn, model.variant, generator)
         parameter.copy_(drawn)
 
 
-def _fill(name: str, drawn: Tensor, width: int, generator: torch.Generator) -> None:
+def _fill(name: str, drawn: Tensor, variant: Variant, generator: torch.Generator) -> None:
     """Fill `drawn` by the rule for the parameter `name` (google-research/vision_transformer, models.py)."""
     module, _, kind = name.rpartition(".")
     place = module.rpartition(".")[2]
     if name == "pos_embed":
         drawn.normal_(0.0, POSITION_STD, generator=generator)
-    elif name == "patch_embed.proj.weight":
+    elif kind == "weight" and (module in ("patch_embed.proj", "pre_logits.fc") or place.startswith("conv")):
         _lecun_normal(drawn, generator)
+    elif place == "norm3" and kind == "weight":
+        drawn.zero_()  # a fresh unit of the ResNet is its shortcut
+    elif kind == "gamma" and variant.layer_scale is not None:
+        drawn.fill_(variant.layer_scale)
     elif place == "qkv" and kind == "weight":
         # q, k and v are three width x width matrices there: one bound for each, not for the three stacked.
-        _xavier_uniform(drawn, width, width, generator)
+        _xavier_uniform(drawn, variant.width, variant.width, generator)
     elif place in ("proj", "fc1", "fc2") and kind == "weight":
         _xavier_uniform(drawn, drawn.shape[1], drawn.shape[0], generator)
     elif place in ("fc1", "fc2") and kind == "bias":

@@ -4,19 +4,20 @@ Parameter names are timm's, so that weights pass between the two unchanged.
 """
 
 import re
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcore.errors import VitcoreError, nearest
+from vitcore.errors import VitcoreError
 from vitcore.model.functions import Functions
+from vitcore.model.stem import Stem
 from vitcore.model.variants import Variant, find_variant
 
-# Shapes: B batch, C channels, S side of the picture in pixels, G side of the patch grid, N tokens (class token and
-# patches), D width, M width of the MLP, H heads, E width of one head (D = H * E), K classes.
+# Shapes: B batch, C channels, Y rows and X columns of the picture in pixels, G rows and J columns of the patch grid,
+# N tokens (class token, if any, and patches), D width, M width of the MLP, R width of the representation, H heads,
+# E width of one head (D = H * E), K classes.
 
 # A dropout site is 4 * block + place; the position embedding's comes after those of the last block.
 ATTENTION_PLACE, PROJECTION_PLACE, GELU_PLACE, MLP_PLACE = range(4)
@@ -34,15 +35,19 @@ def _drop(module: "Attention | Mlp", x: Tensor, functions: Functions, block: int
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts a picture into square patches and maps each to a token: (B, C, S, S) to (B, G * G, D)."""
+    """Cuts a picture, or the map of a hybrid's ResNet, into square patches and maps each to a token: (B, C, Y, X) to
+    (B, G * J, D)."""
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(variant.channels, variant.width, kernel_size=variant.patch, stride=variant.patch)
+        self.backbone = None if variant.stages is None else Stem(variant)
+        channels = variant.channels if self.backbone is None else self.backbone.channels
+        self.proj = nn.Conv2d(channels, variant.width, kernel_size=variant.patch, stride=variant.patch)
 
-    def forward(self, images_BCSS: Tensor) -> Tensor:
-        patches_BDGG: Tensor = self.proj(images_BCSS)
-        return patches_BDGG.flatten(2).transpose(1, 2)
+    def forward(self, images_BCYX: Tensor) -> Tensor:
+        x_BCYX = images_BCYX if self.backbone is None else self.backbone(images_BCYX)
+        patches_BDGJ: Tensor = self.proj(x_BCYX)
+        return patches_BDGJ.flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -90,8 +95,31 @@ class Mlp(nn.Module):
         return _drop(self, self.fc2(hidden_BNM), functions, block, MLP_PLACE)
 
 
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch (CaiT, arXiv 2103.17239)."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(variant.width))
+
+    def forward(self, x_BND: Tensor) -> Tensor:
+        return x_BND * self.gamma
+
+
+class Representation(nn.Module):
+    """The dense layer and tanh between the pooled tokens and the head ("pre-logits"): (B, D) to (B, R)."""
+
+    def __init__(self, variant: Variant) -> None:
+        super().__init__()
+        self.fc = nn.Linear(variant.width, variant.representation)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        return torch.tanh(self.fc(x_BD))
+
+
 class Block(nn.Module):
-    """One pre-norm encoder block: x + attention(norm(x)), then x + mlp(norm(x)).
+    """One pre-norm encoder block: x + attention(norm(x)), then x + mlp(norm(x)), each branch scaled if the variant
+    says so.
 
     `block` is its number. An argument and not an attribute, and not touched where nothing is dropped: so a compiler
     that specialises on plain numbers compiles one block for all.
@@ -101,82 +129,104 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(variant.width, eps=variant.layer_norm_eps)
         self.attn = Attention(variant)
+        self.ls1 = None if variant.layer_scale is None else LayerScale(variant)
         self.norm2 = nn.LayerNorm(variant.width, eps=variant.layer_norm_eps)
         self.mlp = Mlp(variant)
+        self.ls2 = None if variant.layer_scale is None else LayerScale(variant)
 
     def forward(self, x_BND: Tensor, functions: Functions, block: int) -> Tensor:
-        x_BND = x_BND + self.attn(self.norm1(x_BND), functions, block)
-        x_BND = x_BND + self.mlp(self.norm2(x_BND), functions, block)
-        return x_BND
+        branch_BND = self.attn(self.norm1(x_BND), functions, block)
+        x_BND = x_BND + (branch_BND if self.ls1 is None else self.ls1(branch_BND))
+        branch_BND = self.mlp(self.norm2(x_BND), functions, block)
+        return x_BND + (branch_BND if self.ls2 is None else self.ls2(branch_BND))
 
 
 class VisionTransformer(nn.Module):
-    """Pictures, float of shape (B, C, S, S) in [-1, 1], to logits of shape (B, K).
+    """Pictures, float of shape (B, C, Y, X) in [-1, 1], to logits of shape (B, K); without a head, `num_classes` 0, to
+    what the head would read, (B, D) or (B, R).
 
-    `functions` holds the functions that a backend may replace, for all blocks at once. In training mode with dropout
-    the forward runs inside `vitcore.model.dropout.dropout_keys`. Parameters are uninitialised in the sense of the
-    recipe until `init_parameters` or a checkpoint fills them. Raises VitcoreError for sizes that make no model.
+    `img_size` is the side of square pictures in pixels, or (rows, columns). `functions` holds the functions that a
+    backend may replace, for all blocks at once. In training mode with dropout the forward runs inside
+    `vitcore.model.dropout.dropout_keys`. Parameters are uninitialised in the sense of the recipe until
+    `init_parameters` or a checkpoint fills them. Raises VitcoreError for sizes that make no model.
     """
 
-    def __init__(self, variant: Variant, img_size: int, num_classes: int) -> None:
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(self, variant: Variant, img_size: int | tuple[int, int], num_classes: int) -> None:
         super().__init__()
-        if img_size <= 0 or img_size % variant.patch:
-            below = img_size // variant.patch * variant.patch
-            sizes = f"{below} or {below + variant.patch}" if below > 0 else str(variant.patch)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        rows, columns = variant.grid(height, width) if min(height, width) > 0 else (0, 0)
+        if min(rows, columns) < 1:
             raise VitcoreError(
-                f"{variant.name}: img_size {img_size} is not a positive multiple of the patch size {variant.patch}; "
-                f"use {sizes}"
+                f"{variant.name}: img_size {img_size} is smaller than one patch of {variant.stride} pixels; use "
+                f"{variant.stride} or more"
             )
-        if num_classes < 1:
-            raise VitcoreError(f"{variant.name}: num_classes {num_classes} must be at least 1; give the data set's")
+        if num_classes < 0:
+            raise VitcoreError(
+                f"{variant.name}: num_classes {num_classes} must not be negative; give the data set's, or 0 for no head"
+            )
         self.variant = variant
-        self.img_size = img_size
+        self.img_size = height, width
+        self.grid = rows, columns
         self.num_classes = num_classes
+        self.class_names: tuple[str, ...] | None = None
         self.functions = Functions()
-        tokens = 1 + (img_size // variant.patch) ** 2
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, variant.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, variant.width))
+        if variant.rescales:
+            # On the host even where the parameters are made elsewhere: nothing fills a buffer later.
+            for name, values in (("mean_C11", variant.mean), ("std_C11", variant.std)):
+                self.register_buffer(name, torch.tensor(values, device="cpu")[:, None, None], persistent=False)
+        slots = 1 if variant.pool == "token" else 0
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, variant.width)) if slots else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, slots + rows * columns, variant.width))
         self.patch_embed = PatchEmbedding(variant)
         self.blocks = nn.ModuleList(Block(variant) for _ in range(variant.depth))
         self.norm = nn.LayerNorm(variant.width, eps=variant.layer_norm_eps)
-        self.head = nn.Linear(variant.width, num_classes)
+        self.pre_logits = Representation(variant) if variant.representation else None
+        self.head = nn.Linear(variant.representation or variant.width, num_classes) if num_classes else None
 
-    def forward(self, images_BCSS: Tensor) -> Tensor:
-        self._check(images_BCSS)
-        x_BND = self.patch_embed(images_BCSS)
-        # cat needs one dtype; under autocast the patches may be narrower than the parameter.
-        cls_B1D = self.cls_token.to(x_BND.dtype).expand(x_BND.shape[0], -1, -1)
-        x_BND = torch.cat([cls_B1D, x_BND], dim=1) + self.pos_embed
+    def forward(self, images_BCYX: Tensor) -> Tensor:
+        self._check(images_BCYX)
+        x_BND = self.patch_embed(self._as_trained(images_BCYX))
+        if self.cls_token is not None:
+            # cat needs one dtype; under autocast the patches may be narrower than the parameter.
+            cls_B1D = self.cls_token.to(x_BND.dtype).expand(x_BND.shape[0], -1, -1)
+            x_BND = torch.cat([cls_B1D, x_BND], dim=1)
+        x_BND = x_BND + self.pos_embed
         if self.training and self.variant.dropout > 0.0:
             x_BND = self.functions.dropout(x_BND, self.variant.dropout, _site(self.variant.depth, 0))
         for number, block in enumerate(self.blocks):
             x_BND = block(x_BND, self.functions, number)
-        # Each row is normalised by itself, so only the class token's, the one the head reads, need be.
-        logits_BK: Tensor = self.head(self.norm(x_BND[:, 0]))
-        return logits_BK
+        # Each row is normalised by itself, so of the class token's alone only that row need be.
+        x_BD = self.norm(x_BND).mean(1) if self.cls_token is None else self.norm(x_BND[:, 0])
+        if self.pre_logits is not None:
+            x_BD = self.pre_logits(x_BD)
+        return x_BD if self.head is None else self.head(x_BD)
 
-    def _check(self, images_BCSS: Tensor) -> None:
-        expected = (self.variant.channels, self.img_size, self.img_size)
-        if tuple(images_BCSS.shape[1:]) != expected:
+    def _as_trained(self, images_BCYX: Tensor) -> Tensor:
+        """Pictures in [-1, 1] as the weights were trained to see them, channel by channel."""
+        if not self.variant.rescales:
+            return images_BCYX
+        return (images_BCYX * 0.5 + 0.5 - self.mean_C11) / self.std_C11
+
+    def _check(self, images_BCYX: Tensor) -> None:
+        expected = (self.variant.channels, *self.img_size)
+        if tuple(images_BCYX.shape[1:]) != expected:
             raise VitcoreError(
-                f"{self.variant.name}: pictures of shape {tuple(images_BCSS.shape[1:])} for a model of {expected} "
+                f"{self.variant.name}: pictures of shape {tuple(images_BCYX.shape[1:])} for a model of {expected} "
                 "(channels, height, width); build the model for them or resize them"
             )
 
 
-def build_model(variant_name: str, img_size: int, num_classes: int, **overrides: Any) -> VisionTransformer:
+def build_model(
+    variant_name: str, img_size: int | tuple[int, int], num_classes: int, **overrides: Any
+) -> VisionTransformer:
     """Build the named variant; `overrides` replace fields of it, such as `dropout=0.0`.
 
     Raises VitcoreError for an unknown variant or field, and for sizes that make no model.
     """
-    variant = find_variant(variant_name)
-    known = [field.name for field in fields(Variant)]
-    for name in overrides:
-        if name not in known:
-            raise VitcoreError(
-                f"{variant_name}: a variant has no field {name!r}{nearest(name, known)}; choose from {', '.join(known)}"
-            )
-    return VisionTransformer(replace(variant, **overrides), img_size, num_classes)
+    return VisionTransformer(find_variant(variant_name).replace(**overrides), img_size, num_classes)
 
 
 def parameter_names(model: nn.Module) -> list[str]:

@@ -39,7 +39,8 @@ for _ in range(2):
 left = {name: count for name, count in counts.items() if name.startswith("aten::") and count}
 assert not left, f"left the recorded graph: {left}"
 assert counts.get("CachedCompile") == 1 and not counts.get("UncachedCompile"), counts
-worst = max(float((a - b.cpu()).abs().max()) for a, b in zip(expected, values))
+# Of each tensor's own size: gradients of a large head are large.
+worst = max(float((a - b.cpu()).detach().abs().max() / a.detach().abs().max()) for a, b in zip(expected, values))
 assert worst < 1e-5, worst
 """
 

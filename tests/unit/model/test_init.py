@@ -82,6 +82,6 @@ def test_every_parameter_is_written() -> None:
 
 def test_a_parameter_without_a_rule_is_refused() -> None:
     model = VisionTransformer(WIDE, 32, 5)
-    model.register_parameter("gamma", torch.nn.Parameter(torch.ones(3)))
-    with pytest.raises(VitcoreError, match="no rule for the parameter 'gamma'"):
+    model.register_parameter("beta", torch.nn.Parameter(torch.ones(3)))
+    with pytest.raises(VitcoreError, match="no rule for the parameter 'beta'"):
         init_parameters(model, torch.Generator())

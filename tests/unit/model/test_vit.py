@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from vitcore.model.attention import attention
 from vitcore.model.functions import Functions
 from vitcore.model.init import init_parameters
 from vitcore.model.loss import cross_entropy
+from vitcore.model.shapes import count_parameters, parameter_shapes
 from vitcore.model.variants import VARIANTS, Variant
 from vitcore.model.vit import VisionTransformer, build_model, parameter_names
 
@@ -48,6 +50,7 @@ COUNTS = {
     "ViT-L_16": 304_326_632,
     "ViT-L_32": 306_535_400,
     "ViT-H_14": 632_045_800,
+    "R50-ViT-B_16": 98_659_112,
 }
 
 
@@ -67,13 +70,17 @@ def test_parameter_counts_are_those_of_the_original(name: str) -> None:
         ("ViT-H_14", "vit_huge_patch14_224"),
         ("ViT-Ti_16", "vit_tiny_patch16_224"),
         ("ViT-S_16", "vit_small_patch16_224"),
+        ("R50-ViT-B_16", "vit_base_r50_s16_224"),
+        ("R26-ViT-S_32", "vit_small_r26_s32_224"),
+        ("R50-ViT-L_32", "vit_large_r50_s32_224"),
+        ("DINOv2-S_14", "vit_small_patch14_dinov2"),
     ],
 )
 def test_names_and_shapes_are_timms(name: str, theirs: str) -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         ours = build_model(name, 224, 1000)
-        expected = timm.create_model(theirs, num_classes=1000)
+        expected = timm.create_model(theirs, num_classes=1000, img_size=224)
     assert {n: p.shape for n, p in ours.state_dict().items()} == {n: p.shape for n, p in expected.state_dict().items()}
 
 
@@ -165,16 +172,47 @@ def test_names_are_in_natural_order_whatever_the_order_of_creation() -> None:
 @pytest.mark.parametrize(
     ("img_size", "num_classes", "words"),
     [
-        (225, 10, "img_size 225 is not a positive multiple of the patch size 16; use 224 or 240"),
-        (7, 10, "img_size 7 is not a positive multiple of the patch size 16; use 16"),
-        (0, 10, "img_size 0 is not a positive multiple"),
-        (-16, 10, "img_size -16 is not a positive multiple"),
-        (224, 0, "num_classes 0 must be at least 1"),
+        (7, 10, "img_size 7 is smaller than one patch of 16 pixels; use 16 or more"),
+        (0, 10, "img_size 0 is smaller than one patch"),
+        (-16, 10, "img_size -16 is smaller than one patch"),
+        ((224, 15), 10, r"img_size \(224, 15\) is smaller than one patch"),
+        (224, -1, "num_classes -1 must not be negative"),
     ],
 )
-def test_sizes_that_make_no_model_are_refused(img_size: int, num_classes: int, words: str) -> None:
+def test_sizes_that_make_no_model_are_refused(img_size: Any, num_classes: int, words: str) -> None:
     with pytest.raises(VitcoreError, match=words):
         build_model("ViT-B_16", img_size, num_classes)
+
+
+def test_an_incomplete_last_patch_is_left_out_as_in_the_original() -> None:
+    with torch.device("meta"):
+        assert build_model("ViT-H_14", 384, 0).grid == (27, 27)
+    model = build_model("ViT-digits", (9, 11), 10)
+    init_parameters(model, torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(2, 1, 9, 11)
+    cut = build_model("ViT-digits", (8, 10), 10)
+    cut.load_state_dict(model.state_dict())
+    assert model.grid == cut.grid == (4, 5)
+    assert torch.equal(model(images), cut(images[:, :, :8, :10]))
+
+
+def test_without_a_head_the_class_tokens_features_come_out() -> None:
+    model = build_model("ViT-digits", 8, 0)
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 48)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_shapes_are_known_without_making_the_model(name: str) -> None:
+    variant = VARIANTS[name]
+    with torch.device("meta"):
+        model = VisionTransformer(variant, variant.img_size, 10)
+        other = VisionTransformer(variant.replace(pool="gap", representation=7), (64, 96), 0)
+    for made, classes in ((model, 10), (other, 0)):
+        rows, columns = made.grid
+        shapes = parameter_shapes(made.variant, rows * columns, classes)
+        assert shapes == {n: tuple(p.shape) for n, p in made.named_parameters()}
+        assert count_parameters(made.variant, rows * columns, classes) == sum(p.numel() for p in made.parameters())
 
 
 def test_an_override_replaces_a_field_and_an_unknown_one_is_refused() -> None:
