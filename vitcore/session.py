@@ -30,12 +30,12 @@ from vitcore.weights.resolve import resolve
 
 
 class Session:
-    """Open what a plan needs; `close` gives everything back. Use as a context."""
+    """Open what a plan needs; `close` gives everything back. Use as a context. `weights` are those to start from."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, weights: Weights | None = None) -> None:
         config = plan.config
         self.plan, self.config, self.world = plan, config, plan.world
-        self.weights = open_pretrained(config)
+        self.weights = weights
         self.origin: str | None = None
         """Where the first parameters came from; None for those that were drawn, and after resuming what the checkpoint
         says."""
@@ -86,6 +86,12 @@ class Session:
         return self.feed.global_batch
 
     @property
+    def pixels_left_out(self) -> int:
+        """Pixels at the right and the lower edge that make no whole patch, as in the original."""
+        variant = find_variant(self.config.model_type)
+        return self.config.img_size % variant.patch if variant.stages is None else 0
+
+    @property
     def model_facts(self) -> str:
         """What a checkpoint says it is of."""
         c = self.config
@@ -134,8 +140,11 @@ def open_pretrained(config: Config) -> Weights | None:
     """The weights to start from, found to be the model's; None for a run that draws its own or goes on."""
     if config.pretrained_dir is None or config.resume is not None:
         return None
-    weights = examine(resolve(config.pretrained_dir))
-    check_type(weights, config.model_type)
+    try:
+        weights = examine(resolve(config.pretrained_dir))
+        check_type(weights, config.model_type)
+    except VitcoreError as e:
+        raise VitcoreError(f"--pretrained_dir {config.pretrained_dir}: {e}") from e
     return weights
 
 
