@@ -29,7 +29,7 @@ MISTAKES = [
     (HYBRID, "group norm epsilon 1e-5"),
     (HYBRID, "kernels over the root of variance + 1e-5"),
     (HYBRID, "kernels over the root of variance + 1e-8"),
-    (HYBRID, "the unbiased variance of kernels"),
+    ("R26-ViT-S_32 today", "the unbiased variance of kernels"),
     (HYBRID, "a group for each channel of the projection's norm"),
     ("R50-ViT-B_16", "symmetric padding"),
     ("R50-ViT-B_16", "the stride in the first convolution"),
@@ -41,7 +41,7 @@ def picture(case: Case, mistake: str) -> np.ndarray:
     if case.stages is None or not ("epsilon" in mistake or "unbiased" in mistake):
         return images
     # Norms undo a factor of a kernel, and on a lively picture no variance is near an epsilon; a nearly uniform one shows.
-    return images * np.float32(0.003 if "epsilon" in mistake else 0.001) + np.float32(0.1)
+    return images * np.float32(0.003 if "epsilon" in mistake else 0.01) + np.float32(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_it_is_noticed(name: str, mistake: str, folder: Path) -> None:
     parameters = case.parameters()
     if "kernel" in mistake and case.stages:
         parameters = scaled(
-            parameters, "conv", 0.02
+            parameters, "conv", 0.005 if "unbiased" in mistake else 0.02
         )  # of a deviation as trained ones have: an epsilon counts beside it
     if "layer norm" in mistake:
         parameters = scaled(parameters, "embedding", 0.05)  # tokens of small variance, as in the first blocks of a file
