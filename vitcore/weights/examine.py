@@ -15,7 +15,7 @@ from vitcore.errors import VitcoreError, nearest
 from vitcore.model.variants import Variant, find_variant
 from vitcore.weights import google, huggingface, own, timm
 from vitcore.weights.files import Array, WeightFile, open_weights
-from vitcore.weights.layout import STRUCTURE, Context, Found, Layout, Piece, square, structure
+from vitcore.weights.layout import STRUCTURE, Context, Found, Layout, Piece, Pieces, square, structure
 
 LAYOUTS: tuple[Layout, ...] = (google.LAYOUT, huggingface.LAYOUT, timm.LAYOUT)
 # Only beside files of these names is a configuration the file's own; it is their libraries' convention.
@@ -69,7 +69,7 @@ def examine(path: Path, overrides: Mapping[str, Any] | None = None) -> Weights:
     changes = dict(overrides or {})
     if said is not None:
         names = {n.removeprefix(own.PARAMETERS): a for n, a in file.arrays.items() if not n.startswith(_OTHER_STATE)}
-        return _checked(file, "vitcore", names, said, timm.LAYOUT, (), {}, changes)
+        return _checked(file, "vitcore", names, said, own.pieces, (), {}, changes)
     layout = next((known for known in LAYOUTS if known.matches(file.arrays)), None)
     if layout is None:
         some = ", ".join(repr(n) for n in list(file.arrays)[:3]) or "no arrays"
@@ -78,7 +78,7 @@ def examine(path: Path, overrides: Mapping[str, Any] | None = None) -> Weights:
     arrays, notes = layout.clean(file.arrays)
     shapes = {n: a.shape for n, a in arrays.items()}
     found = layout.describe(Context(str(file.path), shapes, beside, changes))
-    return _checked(file, layout.name, arrays, found, layout, notes, beside.get("config", {}), changes)
+    return _checked(file, layout.name, arrays, found, layout.pieces, notes, beside.get("config", {}), changes)
 
 
 _OTHER_STATE = ("opt/", "metrics/", "ema/")
@@ -135,12 +135,12 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _checked(
-    file: WeightFile, name: str, arrays: Mapping[str, Array], found: Found, layout: Layout, notes: tuple[str, ...],
+    file: WeightFile, name: str, arrays: Mapping[str, Array], found: Found, make: Pieces, notes: tuple[str, ...],
     config: Mapping[str, Any], changes: Mapping[str, Any],
 ) -> Weights:  # fmt: skip
     """The weights when every array is there, of its shape, and nothing else is."""
     found = replace(found, variant=found.variant.replace(**changes))
-    pieces = layout.pieces(found.variant, found.patches, found.num_classes)
+    pieces = make(found.variant, found.patches, found.num_classes)
     if not found.class_slot:
         positions = (1, found.patches, found.variant.width)
         pieces = [replace(p, shape=positions) if p.parameter == "pos_embed" else p for p in pieces]

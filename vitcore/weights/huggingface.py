@@ -10,7 +10,7 @@ from vitcore.errors import VitcoreError
 from vitcore.model.shapes import parameter_shapes
 from vitcore.model.variants import Variant
 from vitcore.weights.files import Array
-from vitcore.weights.layout import Context, Found, Layout, Piece, find_heads, make_variant
+from vitcore.weights.layout import Context, Found, Layout, Piece, find_heads, make_variant, with_size
 from vitcore.weights.timm import numbers
 
 _PREFIXES = ("vit.", "dinov2.")
@@ -92,7 +92,8 @@ def describe(context: Context) -> Found:
                                "(class token and mean together): only heads on one of them are known; pass a file "
                                "without the head")  # fmt: skip
     positions = context.need("embeddings.position_embeddings", 3)[1]
-    return Found(variant, positions, classes, notes, class_names=_labels(config, classes))
+    found = Found(variant, positions, classes, notes, class_names=_labels(config, classes))
+    return with_size(found, config.get("image_size"))
 
 
 def _gelu(path: str, act: Any) -> str:
@@ -114,7 +115,7 @@ def _labels(config: Mapping[str, Any], classes: int) -> tuple[str, ...] | None:
 def pieces(variant: Variant, patches: int, num_classes: int) -> list[Piece]:
     """The arrays of a file without its prefix; q, k and v are apart. VitcoreError for what ViT of transformers is not."""
     if variant.stages is not None or variant.pool != "token":
-        what = "a ResNet before the encoder" if variant.stages is not None else "a mean instead of the class token"
+        what = "ResNet before the encoder" if variant.stages is not None else "mean instead of the class token"
         raise VitcoreError(f"{variant.name}: Hugging Face's layout has no {what}; choose another format")
     below = _VIT if variant.layer_scale is None else _DINO
     out: list[Piece] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +77,9 @@ class Found:
         return self.positions - (self.variant.pool == "token" and self.class_slot)
 
 
+Pieces = Callable[[Variant, int, int], list[Piece]]
+
+
 @dataclass(frozen=True)
 class Layout:
     """One library's way of naming. `clean` gives the arrays under the names that `describe` and `pieces` use."""
@@ -85,7 +88,7 @@ class Layout:
     matches: Callable[[Mapping[str, Any]], bool]
     clean: Callable[[Mapping[str, Array]], tuple[dict[str, Array], tuple[str, ...]]]
     describe: Callable[[Context], Found]
-    pieces: Callable[[Variant, int, int], list[Piece]]
+    pieces: Pieces
     """(variant, patches, classes) -> the arrays of such a file; VitcoreError for a model that it has no names for."""
 
 
@@ -166,6 +169,15 @@ def structure(variant: Variant) -> tuple[Any, ...]:
     if variant.stages is None:
         values["stem_width"] = 64
     return tuple(values.values())
+
+
+def with_size(found: Found, said: Any) -> Found:
+    """With the size in pixels that a configuration says, one side or (rows, columns), if it makes as many patches."""
+    sides = [said, said] if isinstance(said, int) else said
+    if not isinstance(sides, list) or len(sides) != 2 or not all(type(s) is int and 0 < s < 1 << 16 for s in sides):
+        return found
+    grid = found.variant.grid(*sides)
+    return replace(found, grid=grid, img_size=(sides[0], sides[1])) if grid[0] * grid[1] == found.patches else found
 
 
 def square(patches: int) -> tuple[int, int] | None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitcore.errors import VitcoreError
+from vitcore.model.shapes import parameter_shapes
 from vitcore.model.variants import Variant
-from vitcore.weights.layout import Found
+from vitcore.weights.layout import Found, Piece
 
 if TYPE_CHECKING:
     from vitcore.model.vit import VisionTransformer
@@ -19,6 +20,11 @@ KEY = "vitcore"
 """Of the safetensors header, and of a checkpoint's facts: what the model is, as JSON."""
 PARAMETERS = "params/"
 """Before the names of a checkpoint's parameters."""
+
+
+def pieces(variant: Variant, patches: int, num_classes: int) -> list[Piece]:
+    """The parameters under their own names."""
+    return [Piece(n, shape, n) for n, shape in parameter_shapes(variant, patches, num_classes).items()]
 
 
 def facts(model: VisionTransformer) -> dict[str, Any]:

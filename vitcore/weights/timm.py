@@ -9,7 +9,7 @@ from vitcore.errors import VitcoreError
 from vitcore.model.shapes import parameter_shapes
 from vitcore.model.variants import Variant
 from vitcore.weights.files import Array
-from vitcore.weights.layout import Context, Found, Layout, Piece, find_heads, make_variant
+from vitcore.weights.layout import Context, Found, Layout, Piece, find_heads, make_variant, with_size
 
 _BACKBONE, _STEM = "patch_embed.backbone.", "patch_embed.backbone.stem."
 # Parameters of pre-training alone, which no forward reads.
@@ -69,7 +69,9 @@ def describe(context: Context) -> Found:
         notes += ("without a class token the mean is taken after the last norm, as the original does",)
     classes = context.need("head.weight", 2)[0] if "head.weight" in context.shapes else 0
     variant = make_variant(context.path, heads=heads, **read, **arithmetic)
-    return Found(variant, context.need("pos_embed", 3)[1], classes, notes, class_names=label_names(trained))
+    found = Found(variant, context.need("pos_embed", 3)[1], classes, notes, class_names=label_names(trained))
+    size = trained.get("input_size")
+    return with_size(found, arguments.get("img_size", size[1:] if isinstance(size, list) else None))
 
 
 def pieces(variant: Variant, patches: int, num_classes: int) -> list[Piece]:

@@ -87,6 +87,7 @@ def _vitcore(model: VisionTransformer, path: Path) -> None:
 
 def _npz(model: VisionTransformer, path: Path) -> None:
     variant = model.variant
+    _pieces(model, google.LAYOUT)  # what has no name is refused before what is computed otherwise
     _refuse(variant, "Google's code", {
         "gelu": (variant.gelu, "tanh"), "layer_norm_eps": (variant.layer_norm_eps, 1e-6),
         "pixels": ((variant.mean, variant.std), ((0.5,) * variant.channels,) * 2),
