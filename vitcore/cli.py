@@ -14,6 +14,8 @@ from vitcore.errors import VitcoreError, nearest
 VERBS = {
     "train": "train a Vision Transformer",
     "evaluate": "evaluate a checkpoint",
+    "predict": "print the most probable classes of pictures",
+    "attention": "draw over a picture what a model attends to",
     "inspect": "say what a file of weights holds",
     "export": "write a model in the format of another library",
     "backends": "list backends, where each came from and whether it can run here",

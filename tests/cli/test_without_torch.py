@@ -25,6 +25,8 @@ LIGHT = [
     ["train", "--model_type", "R50-ViT-B16"],
     ["inspect", "--help"],
     ["export", "--help"],
+    ["predict", "--help"],
+    ["attention", "--help"],
 ]
 # One process for all: what any of them imports stays to be seen, and the first to import it is named.
 PROBE = """

@@ -18,9 +18,13 @@ class UnreadablePicture(Exception):
 
 
 def read_picture(
-    path: str, side: int, draws: npt.NDArray[np.float64] | None, share: tuple[float, float] | None
+    path: str,
+    side: int | tuple[int, int],
+    draws: npt.NDArray[np.float64] | None,
+    share: tuple[float, float] | None,
 ) -> Tensor:
-    """The picture as uint8 RGB of shape (3, side, side): a random crop, or the whole without `draws`; resized.
+    """The picture as uint8 RGB of shape (3, side, side), or (3, rows, columns) of a pair: a random crop, or the whole
+    without `draws`; resized.
 
     Grey, palette, CMYK and 16-bit files become RGB, transparency is dropped, the EXIF orientation is applied, and of an
     animation the first frame is taken. The aspect is not kept. Raises UnreadablePicture.
@@ -29,11 +33,16 @@ def read_picture(
     if draws is not None and share is not None:
         top, left, height, width = crop_box(image_CHW.shape[1], image_CHW.shape[2], draws, share)
         image_CHW = image_CHW[:, top : top + height, left : left + width]
+    return resize(image_CHW, (side, side) if isinstance(side, int) else side)
+
+
+def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """A uint8 picture at another size in (rows, columns), bilinear and antialiased, whatever its aspect."""
     # The resize of uint8 is several times faster in channels_last, with the same result. NumPy makes the copy: torch
     # would start a team of threads for it in every decoding thread.
     image_1HWC = np.ascontiguousarray(image_CHW[None].permute(0, 2, 3, 1).numpy())
     image_1CHW = torch.from_numpy(image_1HWC).permute(0, 3, 1, 2)
-    return F.interpolate(image_1CHW, (side, side), mode="bilinear", antialias=True, align_corners=False)[0]
+    return F.interpolate(image_1CHW, size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def decode(path: str) -> Tensor:

@@ -81,14 +81,19 @@ def resolve(name: str | Path) -> Path:
         return _official(text, *official)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         return _from_hub(text, None)
+    if not get_close_matches(text, [*OFFICIAL], n=1, cutoff=0.8) and _near(path):
+        raise VitcoreError(_no_such(path))
     raise VitcoreError(f"{text}: neither a path nor the name of published weights{nearest(text, [*OFFICIAL])}; give a "
                        f"file, org/name of the hub, or one of {', '.join(OFFICIAL)}")  # fmt: skip
 
 
+def _near(path: Path) -> list[str]:
+    """Names in the path's folder that are nearly its own."""
+    return get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1) if path.parent.is_dir() else []
+
+
 def _no_such(path: Path) -> str:
-    near = []
-    if path.parent.is_dir():
-        near = get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+    near = _near(path)
     hint = f" (did you mean {str(path.parent / near[0])!r}?)" if near else ""
     return f"{path}: no such file or folder{hint}; give the path of weights, or a name such as ViT-B_16"
 

@@ -1,0 +1,101 @@
+"""`python -m vitcore.predict`: the most probable classes of pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from vitcore.cli import run
+from vitcore.commandline import parse, say
+from vitcore.errors import VitcoreError
+from vitcore.inference import as_model_sees, class_names, find_pictures, open_model, refuse_without_head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitcore.model.vit import VisionTransformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Which pictures, by which model, and how the answer is printed."""
+
+    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Pictures, and folders of them."""
+    checkpoint: str
+    """Checkpoint or run folder of ours, file of weights, official name or hub id."""
+    topk: int = 5
+    """Classes to print for each picture."""
+    batch_size: int = 32
+    """Pictures at a time."""
+    img_size: int | None = None
+    """Side in pixels to which pictures are resized; unset: the model's own."""
+    backend: str = "auto"
+    """Backend, or auto for the best that can run here."""
+    json: bool = False
+    """Print one JSON object a picture."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the classes of each picture; exit code 1 when some could not be read."""
+    asked = parse(Predict, argv, "vitcore predict", __doc__ or "")
+    for name in ("topk", "batch_size"):
+        if getattr(asked, name) < 1:
+            raise VitcoreError(f"--{name} {getattr(asked, name)} is out of range: it must be at least 1")
+    if not asked.images:
+        raise VitcoreError("no pictures were given; name a picture or a folder of them")
+    paths = find_pictures(asked.images)
+    model = open_model(asked.checkpoint, asked.backend, asked.img_size)
+    refuse_without_head(model, asked.checkpoint)
+    names, read = class_names(model), 0
+    for path, top in predict(model, paths, asked.topk, asked.batch_size):
+        read += 1
+        ranked: list[dict[str, Any]] = [{"class": number, "name": names[number], "probability": p} for p, number in top]
+        if asked.json:
+            print(json.dumps({"image": path, "top": ranked}), flush=True)
+        else:
+            print(
+                f"{path}\n" + "\n".join(f"  {100 * r['probability']:6.2f} %  {r['name']}" for r in ranked), flush=True
+            )
+    return 0 if read == len(paths) else 1
+
+
+def predict(
+    model: VisionTransformer, paths: Sequence[str], topk: int, batch_size: int
+) -> Iterator[tuple[str, list[tuple[float, int]]]]:
+    """(path, [(probability, class) ...] from the most probable) of each picture that can be read; the others are named
+    on standard error."""
+    import torch
+
+    device = next(model.parameters()).device
+    waiting: list[tuple[str, Tensor]] = []
+    for last, path in ((i == len(paths) - 1, p) for i, p in enumerate(paths)):
+        picture = _read(path, model)
+        if picture is not None:
+            waiting.append((path, picture))
+        if waiting and (last or len(waiting) == batch_size):
+            with torch.inference_mode():
+                images = torch.cat([x for _, x in waiting]).to(device)
+                best = model(images).float().softmax(-1).cpu().topk(min(topk, model.num_classes))
+            for (name, _), probabilities, classes in zip(waiting, best.values.tolist(), best.indices.tolist()):
+                yield name, list(zip(probabilities, classes))
+            waiting = []
+
+
+def _read(path: str, model: VisionTransformer) -> Any:
+    from vitcore.data.decode import UnreadablePicture, read_picture
+
+    try:
+        return as_model_sees(read_picture(path, model.img_size, None, None), model)
+    except UnreadablePicture as e:
+        say(f"{path}: not a readable picture ({e}); left out")
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
