@@ -10,7 +10,7 @@ Importing it imports no torch, so that a backend's environment can still be set.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from vitcore.errors import VitcoreError
@@ -39,8 +39,8 @@ class Recipe:
 
         changed = check_keys({**self.settings, **settings}, f"recipe {self.name}")
         values = {**load_recipe(self.name), "recipe": self.name, **changed}
-        config = Config(**values)
-        return config if "name" in values else Config(**{**values, "name": config.recipe_name})
+        config = Config(**values).by_file(changed)
+        return config if "name" in values else replace(config, name=config.recipe_name)
 
     def train(self, **settings: Any) -> Result:
         """Train to the end; what `python -m vitcore.train` does."""
@@ -66,11 +66,12 @@ class Recipe:
         from vitcore.plan import make_plan
         from vitcore.runtime.opening import set_environment
 
-        plan = make_plan(self.config(**settings))
+        plan = make_plan(self.config(**settings, resume=checkpoint))
         set_environment(plan.backend, plan.plugins)
+        from vitcore.origin import find_origin
         from vitcore.session import Session
 
-        with Session(plan) as session:
+        with Session(plan, find_origin(plan.config)) as session:
             state, _ = session.load(Path(checkpoint))
             state, _ = session.executable.log(state)
             return session.evaluate(state)[1]

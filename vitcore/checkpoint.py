@@ -122,6 +122,7 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint, or a run folder's newest; what is missing, cut short or changed is named."""
     path = find(path)
     record = read_record(path)
+    check_tensors(path, record)
     try:
         tensors = load_file(path / _TENSORS)
     except (OSError, SafetensorError) as e:
@@ -130,14 +131,14 @@ def load(path: Path) -> Checkpoint:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a checkpoint folder, after the digests of it and of the tensors were found right."""
+    """The record of a checkpoint folder, after its own digest was found right; the tensors are not looked at."""
     try:
         record = json.loads((path / _FACTS).read_text(encoding="utf-8"))
         if (found := record["format"]) != FORMAT:
             raise VitcoreError(
                 f"checkpoint {path}: format {found}, this version reads {FORMAT}; use the vitcore that wrote it"
             )
-        digest, own, _, _ = (record[n] for n in ("sha256", "record_sha256", "values", "facts"))
+        _, own, _, _ = (record[n] for n in ("sha256", "record_sha256", "values", "facts"))
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise VitcoreError(f"checkpoint {path}: {_FACTS} cannot be read ({type(e).__name__}: {e}); "
                            "it is incomplete or corrupt, resume from another one") from e  # fmt: skip
@@ -145,15 +146,19 @@ def read_record(path: Path) -> dict[str, Any]:
         raise VitcoreError(
             f"checkpoint {path}: {_FACTS} does not match its digest; it was edited or is corrupt, resume from another"
         )
+    return record
+
+
+def check_tensors(path: Path, record: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose tensors do not match their digest in the record."""
     try:
-        same = _digest(path / _TENSORS) == digest
+        same = _digest(path / _TENSORS) == record["sha256"]
     except OSError as e:
         raise VitcoreError(f"checkpoint {path}: {_TENSORS} cannot be read ({e}); resume from another one") from e
     if not same:
         raise VitcoreError(
             f"checkpoint {path}: {_TENSORS} does not match its digest; it is corrupt, resume from another"
         )
-    return record
 
 
 def unflatten(

@@ -52,7 +52,8 @@ def resolve_config(argv: Sequence[str], prog: str, description: str) -> Resolved
     config = dataclasses.replace(config, recipe=recipe)
     if "name" not in given and "name" not in values:
         config = dataclasses.replace(config, name=config.recipe_name)
-    return _legacy(config, flags, given, plugins.complaints)
+    resolved = _legacy(config, flags, given, plugins.complaints)
+    return dataclasses.replace(resolved, config=resolved.config.by_file(given))
 
 
 def parse(settings: type, argv: Sequence[str], prog: str, description: str, **default: Any) -> Any:

@@ -7,7 +7,8 @@ is per process and is divided by `gradient_accumulation_steps`; steps are optimi
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -27,14 +28,18 @@ class Config:
     """Data set: digits, digits-tune, synthetic, folder, imagenet1K, cifar10, cifar100."""
     data_path: str | None = None
     """Folder of the data set, with train/ and val/ inside."""
-    model_type: str = "ViT-digits"
-    """Model variant, such as ViT-B_16."""
+    model_type: str | None = "ViT-digits"
+    """Model variant, such as ViT-B_16; with --pretrained_dir or --resume it need not be given: the file says it."""
     pretrained_dir: str | None = None
     """Weights to start from: a file or folder (npz, safetensors, pth, a run), an official name as ViT-B_16, a hub id."""
     position_resampling: Literal["bilinear", "bicubic"] = "bilinear"
     """How the weights' position embedding becomes one of another grid: as the original does, or as timm does."""
     img_size: int = 8
     """Side of the square image in pixels."""
+    pool: Literal["token", "gap"] | None = None
+    """What the head reads, the class token or the mean of all patches; unset: the variant's or the file's own."""
+    representation_size: int | None = None
+    """Width of a dense layer and tanh before the head (pre-logits), 0 for none; unset: none, as in fine-tuning."""
     dropout: float | None = None
     """Dropout rate; unset: the model variant's own."""
     recipe: str | None = None
@@ -145,6 +150,8 @@ class Config:
             raise VitcoreError(
                 f"--name {self.name!r} is no name for a folder under --output_dir; give one without slashes, as run1"
             )
+        if self.model_type is None and self.pretrained_dir is None and self.resume is None:
+            raise VitcoreError("no model: give --model_type, such as ViT-B_16, or --pretrained_dir, whose file says it")
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -155,8 +162,8 @@ class Config:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be at least 1")
         for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_every", "save_every",
                      "workers", "seed", "augment_rotate", "augment_shear", "augment_translate",
-                     "augment_gain", "threads"):  # fmt: skip
-            if not getattr(self, name) >= 0:
+                     "augment_gain", "threads", "representation_size"):  # fmt: skip
+            if not (getattr(self, name) or 0) >= 0:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must not be negative")
         for name in ("label_smoothing", "momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -172,6 +179,12 @@ class Config:
             )
         if not 0 < self.augment_scale[0] <= self.augment_scale[1]:
             raise VitcoreError(f"--augment_scale {self.augment_scale} is no range: give two factors, 0 < low <= high")
+
+    def by_file(self, given: Collection[str]) -> Config:
+        """The configuration with the model's type left to the file, where `given` names the file and not the type: the
+        recipe's type is then another file's."""
+        files = [n for n in ("pretrained_dir", "resume") if getattr(self, n) is not None and n in given]
+        return replace(self, model_type=None) if files and "model_type" not in given else self
 
     @property
     def micro_batch(self) -> int:

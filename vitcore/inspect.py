@@ -69,8 +69,7 @@ def describe(weights: Weights) -> dict[str, Any]:
             *([f"representation layer (pre-logits) of {variant.representation}"] if variant.representation else []),
             *(["factors of residual branches (layer scale)"] if variant.layer_scale is not None else []),
         ],
-        "computes": f"{variant.gelu} GELU, layer norm epsilon {variant.layer_norm_eps:g}"
-        + (f", mean {variant.mean} and std {variant.std} of pixels" if variant.rescales else ""),
+        "computes": variant.arithmetic,
         "resolution": f"{size[0]}x{size[1]} pixels, {patches} patches" if size else f"{patches} patches, of unknown grid",
         "head": _head(weights),
         "parameters": sum(prod(a.shape) for a in arrays),
@@ -87,13 +86,7 @@ def _head(weights: Weights) -> str:
         return "none"
     names = weights.found.class_names
     known = f", named ({names[0]} ... {names[-1]})" if names else ""
-    return f"{classes} classes{known}{', all zero: made to be replaced' if head_is_zero(weights) else ''}"
-
-
-def head_is_zero(weights: Weights) -> bool:
-    """Whether the head is one that predicts nothing, as in Google's imagenet21k files."""
-    pieces = [p for p in weights.pieces if p.parameter.startswith("head.")]
-    return bool(pieces) and not any(bool(weights.arrays[p.name].read().any()) for p in pieces)
+    return f"{classes} classes{known}{', all zero: made to be replaced' if weights.head_is_zero() else ''}"
 
 
 def origin(weights: Weights) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 from vitcore.cli import run
 from vitcore.commandline import resolve_config, say
@@ -17,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     for line in resolved.notes:
         say(line)
     config = resolved.config
-    plan = make_plan(replace(config, resume=None), to_run=False)
+    plan = make_plan(config, to_run=False)
     if config.explain:
         print(plan.explain() + "\n")
     print(plan.show(config.print_step or "lowered"))

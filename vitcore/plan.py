@@ -56,7 +56,8 @@ class Plan:
 def make_plan(config: Config, *, to_run: bool = True) -> Plan:
     """Choose the backend and lower the recipe's module for it; `to_run=False` lowers for a device that is not here."""
     plugins = load_plugins()
-    find_variant(config.model_type)
+    if config.model_type is not None:
+        find_variant(config.model_type)
     if to_run:
         from vitcore.data.datasets import find_dataset  # imports NumPy, which printing a program does not need
 

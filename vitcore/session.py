@@ -16,30 +16,32 @@ from vitcore.data.augment import Augment
 from vitcore.data.datasets import Dataset, open_dataset
 from vitcore.data.feed import Feed
 from vitcore.errors import VitcoreError
-from vitcore.model.variants import ARITHMETIC, Variant, find_variant
-from vitcore.model.vit import build_model
+from vitcore.model.vit import VisionTransformer
+from vitcore.origin import Origin
 from vitcore.plan import Plan
 from vitcore.runtime.distributed import close_group, open_group
 from vitcore.runtime.executable import Executable, State
 from vitcore.runtime.opening import open_backend
 from vitcore.runtime.reference.optim import PER_PARAMETER
 from vitcore.weights import own
-from vitcore.weights.examine import Weights, check_type, examine
 from vitcore.weights.load import empty_model, fill
-from vitcore.weights.resolve import resolve
 
 
 class Session:
-    """Open what a plan needs; `close` gives everything back. Use as a context. `weights` are those to start from."""
+    """Open what a plan needs, for the model of `origin`; `close` gives everything back. Use as a context."""
 
-    def __init__(self, plan: Plan, weights: Weights | None = None) -> None:
+    def __init__(self, plan: Plan, origin: Origin) -> None:
         config = plan.config
-        self.plan, self.config, self.world = plan, config, plan.world
-        self.weights = weights
-        self.origin: str | None = None
+        self.plan, self.config, self.world, self.origin = plan, config, plan.world, origin
+        self.variant = origin.variant
+        self.started_from: str | None = None
         """Where the first parameters came from; None for those that were drawn, and after resuming what the checkpoint
         says."""
-        self.dataset = open_data(config)
+        self.dataset = open_data(config, origin)
+        held = origin.weights.found.num_classes if origin.weights and origin.keep_head else self.dataset.num_classes
+        if held != self.dataset.num_classes:
+            raise VitcoreError(f"the weights have {held} classes, {self.dataset.name} has {self.dataset.num_classes}; choose "
+                               "a data set of the classes that they were trained on")  # fmt: skip
         open_backend(plan.backend, plan.plugins)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -49,8 +51,7 @@ class Session:
             accumulation=config.gradient_accumulation_steps, world_size=plan.world.size, rank=plan.world.rank,
             augment=augmentation(config), eval_batch=config.eval_batch_size,
         )  # fmt: skip
-        rates = {} if config.dropout is None else {"dropout": config.dropout}
-        model = build_model(config.model_type, config.img_size, self.dataset.num_classes, **rates)
+        model = VisionTransformer(self.variant, config.img_size, self.dataset.num_classes)
         model.class_names = tuple(self.dataset.class_names)
         self.about = own.facts(model)
         self.executable = Executable(plan.lowered, plan.backend, plan.kernels, model, self.feed, plan.world)
@@ -63,22 +64,24 @@ class Session:
         close_group()
 
     def start(self) -> tuple[State, list[str]]:
-        """Fresh state, from pretrained weights where there are some, and what is to be said of those."""
-        exe = self.executable
+        """Fresh state, filled from weights where the origin has some, and what is to be said of those."""
+        exe, weights = self.executable, self.origin.weights
         state = exe.init(self.config.seed)
-        if self.weights is None:
+        if weights is None:
             return state, []
-        variant = self.about["variant"]
-        model = empty_model(Variant(**variant), self.config.img_size, self.dataset.num_classes)
-        said = fill(model, self.weights, self.config.position_resampling, head=False)
+        saved = exe.saved(state)
+        model = empty_model(self.variant, self.config.img_size, self.dataset.num_classes)
         filled = dict(model.named_parameters())
-        values = {**exe.saved(state), exe.params_name: tuple(filled[n].detach() for n in exe.rt.names)}
-        differ = [f"{f} {getattr(self.weights.variant, f)!r} there, {variant[f]!r} here" for f in ARITHMETIC
-                  if getattr(self.weights.variant, f) != variant[f]]  # fmt: skip
-        if differ:
-            said.append(f"{self.config.model_type} is not computed as where they come from: {', '.join(differ)}")
-        self.origin = f"{self.weights.path} ({self.weights.layout})"
-        return exe.restore(values), [f"weights of {self.origin}", *said, *self.weights.notes]
+        held = {piece.parameter for piece in weights.pieces}
+        with torch.no_grad():
+            for name, drawn in zip(exe.rt.names, saved[exe.params_name], strict=True):
+                if name not in held:
+                    filled[name].copy_(drawn)
+        said = fill(model, weights, self.config.position_resampling, head=self.origin.keep_head)
+        values = {**saved, exe.params_name: tuple(filled[n].detach() for n in exe.rt.names)}
+        self.started_from = f"{weights.path} ({weights.layout})"
+        computed = f"computed with {self.variant.arithmetic}"
+        return exe.restore(values), [f"weights of {self.started_from}, {computed}", *said, *weights.notes]
 
     @property
     def images_per_step(self) -> int:
@@ -88,14 +91,13 @@ class Session:
     @property
     def pixels_left_out(self) -> int:
         """Pixels at the right and the lower edge that make no whole patch, as in the original."""
-        variant = find_variant(self.config.model_type)
-        return self.config.img_size % variant.patch if variant.stages is None else 0
+        return self.config.img_size % self.variant.patch if self.variant.stages is None else 0
 
     @property
     def model_facts(self) -> str:
         """What a checkpoint says it is of."""
         c = self.config
-        return f"{c.model_type} at {c.img_size} px, {self.dataset.num_classes} classes, {c.optimizer}"
+        return f"{self.variant.name} at {c.img_size} px, {self.dataset.num_classes} classes, {c.optimizer}"
 
     def save(self, state: State, path: Path, facts: Mapping[str, Any]) -> Path:
         """Write a checkpoint of the state; on ranks other than 0 nothing is written."""
@@ -104,7 +106,12 @@ class Session:
         exe = self.executable
         kinds = {v.name: v.ty.kind for v in exe.module.saved}
         tensors, values = checkpoint.flatten(exe.saved(state), kinds, exe.rt.names)
-        about = {"model": self.model_facts, own.KEY: self.about, "fingerprint": exe.fingerprint, "weights": self.origin}
+        about = {
+            "model": self.model_facts,
+            own.KEY: self.about,
+            "fingerprint": exe.fingerprint,
+            "weights": self.started_from,
+        }
         return checkpoint.save(path, tensors, values, {**about, "config": self.config.as_dict(), **facts})
 
     def load(self, path: Path) -> tuple[State, checkpoint.Checkpoint]:
@@ -113,7 +120,7 @@ class Session:
         each = dict.fromkeys(PER_PARAMETER[self.config.optimizer], True)
         slots = {**each, "step": False} if self.config.optimizer == "adamw" else each
         shapes = [t.shape for t in exe.rt.own_params()]
-        self.origin = found.facts.get("weights")
+        self.started_from = found.facts.get("weights")
         saved = checkpoint.unflatten(found, exe.module.saved, exe.rt.names, shapes, slots, exe.rt.device)
         return exe.restore(saved), found
 
@@ -136,23 +143,11 @@ def eval_report(report: Mapping[str, float], expected: int) -> dict[str, float]:
     return {**percent, "correct": correct, "total": total, "loss": report["eval_loss"] / total}
 
 
-def open_pretrained(config: Config) -> Weights | None:
-    """The weights to start from, found to be the model's; None for a run that draws its own or goes on."""
-    if config.pretrained_dir is None or config.resume is not None:
-        return None
-    try:
-        weights = examine(resolve(config.pretrained_dir))
-        check_type(weights, config.model_type)
-    except VitcoreError as e:
-        raise VitcoreError(f"--pretrained_dir {config.pretrained_dir}: {e}") from e
-    return weights
-
-
-def open_data(config: Config) -> Dataset:
+def open_data(config: Config, origin: Origin) -> Dataset:
     """The data set as the model takes it; unreadable images are named as they are met."""
     logging.basicConfig(format="vitcore: %(message)s")
     return open_dataset(
-        config.dataset, img_size=config.img_size, channels=find_variant(config.model_type).channels,
+        config.dataset, img_size=config.img_size, channels=origin.variant.channels,
         data_path=config.data_path, workers=config.workers, bad_images=config.bad_images,
     )  # fmt: skip
 

@@ -12,12 +12,13 @@ from vitcore import rundir
 from vitcore.checkpoint import newest
 from vitcore.errors import VitcoreError
 from vitcore.interrupt import Interrupt
+from vitcore.origin import find_origin
 from vitcore.plan import Plan
 from vitcore.progress import Progress
 from vitcore.runtime.distributed import every_rank
 from vitcore.runtime.executable import State
 from vitcore.schedule import learning_rate
-from vitcore.session import Session, open_pretrained
+from vitcore.session import Session
 from vitcore.stopwatch import Stopwatch
 
 
@@ -52,11 +53,11 @@ class Trainer:
     def run(self) -> Result:
         """Train to the end, or to the step in which a signal came."""
         config = self.config
-        weights = open_pretrained(config)  # first: what is refused leaves no folder
+        origin = find_origin(config)  # first: what is refused leaves no folder
         run_dir = rundir.prepare(config.output_dir, config.name)
         self.folder = rundir.RunFolder(run_dir, write=self.lead)
         self.observers = [o for some in self.plan.plugins.ask("vitcore_observers", run_dir=str(run_dir)) for o in some]
-        with Session(self.plan, weights) as self.session, Interrupt() as self.interrupt:
+        with Session(self.plan, origin) as self.session, Interrupt() as self.interrupt:
             state, step = self._start()
             exe = self.session.executable
             texts = (self.plan.show("text"), self.plan.show("lowered"), exe.source)
@@ -108,12 +109,12 @@ class Trainer:
         parameters = sum(p.numel() for p in s.executable.rt.own_params())
         say(f"backend {self.plan.backend.name} ({self.plan.why})")
         say(f"precision {c.precision}, ranks: {self.plan.world.size}")
-        say(f"model {c.model_type}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
+        say(f"model {s.variant.name}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
         for line in self.said:
             say(line)
         if cut := s.pixels_left_out:
-            say(f"patches of {c.model_type} leave out the last {cut} of {c.img_size} pixels of each side")
+            say(f"patches of {s.variant.name} leave out the last {cut} of {c.img_size} pixels of each side")
         if s.feed.dropped:
             say(f"each epoch leaves out {s.feed.dropped} of {len(s.dataset.train)} training images (others each time), "
                 f"so that every step has {s.images_per_step}")  # fmt: skip

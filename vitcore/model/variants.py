@@ -97,6 +97,15 @@ class Variant:
         return replace(self, **changes)
 
     @property
+    def arithmetic(self) -> str:
+        """What the weights are computed with, for people."""
+        said = f"{self.gelu} GELU, layer norm epsilon {self.layer_norm_eps:g}"
+        if self.stages is not None:
+            said += f", group norm epsilon {self.group_norm_eps:g}, kernels over "
+            said += f"sqrt(variance + {self.var_eps:g}) + {self.std_eps:g}"
+        return said + (f", pixels of mean {self.mean} and deviation {self.std}" if self.rescales else "")
+
+    @property
     def rescales(self) -> bool:
         """Whether pictures in [-1, 1] are not yet as the weights expect them."""
         return {*self.mean, *self.std} != {0.5}
@@ -113,10 +122,6 @@ class Variant:
         for _ in range(0 if self.stages is None else 2 + max(len(self.stages) - 1, 0)):
             height, width = ceil(height / 2), ceil(width / 2)  # the ResNet pads, so no pixel is left out
         return height // self.patch, width // self.patch
-
-
-ARITHMETIC = ("gelu", "layer_norm_eps", "group_norm_eps", "std_eps", "var_eps", "mean", "std")
-"""Fields that change what the same weights compute, and no shape."""
 
 
 def _by_name(*variants: Variant) -> dict[str, Variant]:

@@ -6,6 +6,7 @@ Parameter names are timm's, so that weights pass between the two unchanged.
 import re
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -174,9 +175,10 @@ class VisionTransformer(nn.Module):
         self.class_names: tuple[str, ...] | None = None
         self.functions = Functions()
         if variant.rescales:
-            # On the host even where the parameters are made elsewhere: nothing fills a buffer later.
             for name, values in (("mean_C11", variant.mean), ("std_C11", variant.std)):
-                self.register_buffer(name, torch.tensor(values, device="cpu")[:, None, None], persistent=False)
+                # From NumPy, so on the host even where parameters are made elsewhere: nothing fills a buffer later.
+                values_C11 = torch.from_numpy(np.array(values, np.float32)[:, None, None])
+                self.register_buffer(name, values_C11, persistent=False)
         slots = 1 if variant.pool == "token" else 0
         self.cls_token = nn.Parameter(torch.zeros(1, 1, variant.width)) if slots else None
         self.pos_embed = nn.Parameter(torch.zeros(1, slots + rows * columns, variant.width))

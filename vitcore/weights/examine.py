@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcore.errors import VitcoreError, nearest
-from vitcore.model.variants import Variant, find_variant
+from vitcore.model.variants import Variant
 from vitcore.weights import google, huggingface, own, timm
 from vitcore.weights.files import Array, WeightFile, open_weights
 from vitcore.weights.layout import STRUCTURE, Context, Found, Layout, Piece, Pieces, square, structure
@@ -58,6 +58,11 @@ class Weights:
             return self.found.img_size
         return self.grid[0] * self.variant.stride, self.grid[1] * self.variant.stride
 
+    def head_is_zero(self) -> bool:
+        """Whether the head is one that predicts nothing, as in Google's imagenet21k files."""
+        pieces = [p for p in self.pieces if p.parameter.startswith("head.")]
+        return bool(pieces) and not any(bool(self.arrays[p.name].read().any()) for p in pieces)
+
 
 def examine(path: Path, overrides: Mapping[str, Any] | None = None) -> Weights:
     """Open a file or folder of weights and read from names and shapes alone what it is.
@@ -88,9 +93,10 @@ def _open(path: Path) -> tuple[WeightFile, Found | None, dict[str, Any]]:
     """(file, what it says of itself where it is ours, the JSON beside it)."""
     if path.is_dir():
         if checkpoint := own.checkpoint_folder(path):
-            from vitcore.checkpoint import read_record
+            from vitcore.checkpoint import check_tensors, read_record
 
             record = read_record(checkpoint)
+            check_tensors(checkpoint, record)
             said = own.found(str(checkpoint), record["facts"].get(own.KEY))
             return open_weights(checkpoint / "state.safetensors"), said, {}
         path = _in_folder(path)
@@ -165,15 +171,14 @@ def _checked(
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
-def check_type(weights: Weights, model_type: str, flag: str = "--model_type") -> None:
-    """Refuse weights that are not of the named variant's structure, showing both."""
-    asked, held = find_variant(model_type), weights.variant
+def check_structure(where: str, held: Variant, asked: Variant, stated: str) -> None:
+    """Refuse, showing both, a variant that was stated where the file's, `held`, has another structure."""
     if structure(asked) != structure(held):
         differ = [f for f, a, b in zip(STRUCTURE, structure(asked), structure(held)) if a != b]
         there = ", ".join(f"{f} {_show(held, f)}" for f in differ)
         here = ", ".join(f"{f} {_show(asked, f)}" for f in differ)
-        raise VitcoreError(f"{weights.path} holds {held.name} ({there}), {flag} {model_type} is another ({here}); change "
-                           "one of the two")  # fmt: skip
+        raise VitcoreError(f"{where} holds {held.name} ({there}), {stated} is another ({here}); change one of the two, or "
+                           "leave out what the file says")  # fmt: skip
 
 
 def _show(variant: Variant, field: str) -> str:

@@ -17,7 +17,7 @@ from vitcore.errors import VitcoreError
 from vitcore.model.shapes import parameter_shapes
 from vitcore.model.variants import Variant
 from vitcore.weights.files import Array
-from vitcore.weights.layout import Context, Found, Layout, Piece, make_variant, square
+from vitcore.weights.layout import Context, Found, Layout, Piece, class_slot, make_variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,15 +108,14 @@ def describe(context: Context) -> Found:
         stages = tuple(context.count(f"block{s + 1}/unit{{}}/") for s in range(context.count("block{}/unit1/")))
     token = "cls" in context.shapes
     positions = context.need(_POSITIONS, 3)[1]
-    no_slot = token and square(positions) is not None and square(positions - 1) is None
-    notes = ("the class token has no position of its own",) if no_slot else ()
+    slot, notes = class_slot(token, positions)
     variant = make_variant(
         context.path, patch=patch, width=width, depth=depth, heads=heads, mlp=mlp, channels=channels, stages=stages,
         stem_width=stem_width, pool="token" if token else "gap", layer_scale=None,
         representation=context.need("pre_logits/kernel", 2)[1] if "pre_logits/kernel" in context.shapes else 0,
     )  # fmt: skip
     classes = context.need("head/kernel", 2)[1] if "head/kernel" in context.shapes else 0
-    return Found(variant, positions, classes, notes, class_slot=not no_slot)
+    return Found(variant, positions, classes, notes, class_slot=slot)
 
 
 def pieces(variant: Variant, patches: int, num_classes: int) -> list[Piece]:

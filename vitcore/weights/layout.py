@@ -180,6 +180,12 @@ def with_size(found: Found, said: Any) -> Found:
     return replace(found, grid=grid, img_size=(sides[0], sides[1])) if grid[0] * grid[1] == found.patches else found
 
 
+def class_slot(token: bool, positions: int) -> tuple[bool, tuple[str, ...]]:
+    """(whether the first position is a class token's, notes): it is none where only all positions make a square."""
+    none = token and square(positions) is not None and square(positions - 1) is None
+    return not none, ("the class token has no position of its own",) if none else ()
+
+
 def square(patches: int) -> tuple[int, int] | None:
     """The sides of a square grid, or None when it is none."""
     side = isqrt(patches)

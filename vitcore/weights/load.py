@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vitcore.errors import VitcoreError
-from vitcore.model.variants import Variant
+from vitcore.model.variants import Variant, find_variant
 from vitcore.model.vit import VisionTransformer
-from vitcore.weights.examine import Weights, check_type, examine
+from vitcore.weights.examine import Weights, check_structure, examine
 from vitcore.weights.layout import Piece
 from vitcore.weights.positions import Resampling, resample
 from vitcore.weights.resolve import resolve
@@ -30,7 +30,7 @@ def load(
     """The model of a file of weights, in evaluation mode; `vitcore.load` says more."""
     weights = examine(resolve(path), overrides)
     if model_type is not None:
-        check_type(weights, model_type)
+        check_structure(str(weights.path), weights.variant, find_variant(model_type), f"model_type {model_type}")
     size = _side(img_size) or weights.img_size
     if size is None:
         raise VitcoreError(f"{weights.path}: its {weights.found.patches} patches are no square and it does not say of which "
@@ -60,14 +60,15 @@ def empty_model(variant: Variant, img_size: int | tuple[int, int], num_classes: 
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = nn.Parameter(torch.empty(parameter.shape, device="cpu"))
+                module._parameters[name] = nn.Parameter(torch.empty(parameter.shape))
     return model
 
 
 @torch.no_grad()
 def fill(model: VisionTransformer, weights: Weights, positions: Resampling, *, head: bool) -> list[str]:
-    """Copy every array into its place in `model`; `head` False makes the head zero and leaves its arrays unread, and
-    those of a representation that the model has not. Returns what was done besides, for people."""
+    """Copy every array into its place in `model`; `head` False makes the head zero and leaves its arrays unread, as are
+    those of a representation that the model has not. A representation that only the model has stays as it is. Returns
+    what was done besides, for people."""
     parameters = dict(model.named_parameters())
     said = []
     grid = _old_grid(weights, model)
@@ -78,7 +79,7 @@ def fill(model: VisionTransformer, weights: Weights, positions: Resampling, *, h
     def place(piece: Piece) -> None:
         if piece.parameter == "pos_embed":
             _fill_positions(parameters["pos_embed"], weights, piece, grid, model.grid, positions)
-        elif head or not piece.parameter.startswith(("head.", "pre_logits.")):
+        elif piece.parameter in parameters and (head or not piece.parameter.startswith("head.")):
             _fill(parameters[piece.parameter], weights, piece)
 
     # Two threads: one reads while the other copies.
@@ -92,6 +93,8 @@ def fill(model: VisionTransformer, weights: Weights, positions: Resampling, *, h
         said.append(f"the head of {model.num_classes} classes starts at zero")
     if weights.variant.representation and not model.variant.representation:
         said.append("the representation layer (pre-logits) is dropped")
+    if model.variant.representation and not weights.variant.representation:
+        said.append("the representation layer (pre-logits) is not in the file: it starts at random")
     return said
 
 

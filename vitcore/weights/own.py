@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +21,8 @@ KEY = "vitcore"
 """Of the safetensors header, and of a checkpoint's facts: what the model is, as JSON."""
 PARAMETERS = "params/"
 """Before the names of a checkpoint's parameters."""
+# A description is checked against the arrays block by block: it must not say more of them than any model has.
+_MOST_BLOCKS = 10_000
 
 
 def pieces(variant: Variant, patches: int, num_classes: int) -> list[Piece]:
@@ -40,6 +43,8 @@ def found(path: str, said: Any) -> Found:
     """The model that `facts` describes; VitcoreError when something of it is missing or of another type."""
     try:
         variant = _variant(said["variant"])
+        if variant.depth + sum(variant.stages or ()) > _MOST_BLOCKS:
+            raise ValueError(f"more than {_MOST_BLOCKS} blocks")
         height, width = said["img_size"]
         classes, names = said["num_classes"], said["class_names"]
         if not all(type(n) is int for n in (height, width, classes)) or min(height, width, classes + 1) < 1:
@@ -75,6 +80,10 @@ def checkpoint_folder(path: Path) -> Path | None:
     return None
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 def _variant(values: Any) -> Variant:
     hints = {f.name: f for f in fields(Variant)}
     if not isinstance(values, dict) or not set(values) <= set(hints):
@@ -82,11 +91,11 @@ def _variant(values: Any) -> Variant:
     made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for name, value in made.items():
         kind = str(hints[name].type)
-        whole, number = isinstance(value, int) and not isinstance(value, bool), isinstance(value, (int, float))
+        whole, number = type(value) is int, _is_number(value)
         good = {
             "int": whole, "float": number, "str": isinstance(value, str), "float | None": value is None or number,
             "tuple[int, ...] | None": value is None or (isinstance(value, tuple) and all(type(v) is int for v in value)),
-            "tuple[float, ...]": isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value),
+            "tuple[float, ...]": isinstance(value, tuple) and all(map(_is_number, value)),
         }[kind.removeprefix("<class '").removesuffix("'>")]  # fmt: skip
         if not good:
             raise ValueError(f"{name} = {value!r} is not of type {kind}")

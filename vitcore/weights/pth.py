@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitcore.errors import VitcoreError
-from vitcore.weights.archive import Archive
+from vitcore.weights.archive import FREE, TIMES, Archive
 from vitcore.weights.files import Array, WeightFile
 
 _LARGEST_PICKLE = 64 << 20
@@ -30,7 +30,7 @@ def open_pth(archive: Archive) -> WeightFile:
             raise VitcoreError(f"{path}: its list of tensors takes {member.size} bytes, more than any model's; the file is "
                                "hostile or no state dict")  # fmt: skip
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location=_stay, weights_only=True, mmap=True)
     except pickle.UnpicklingError as e:
         raise VitcoreError(f"{path}: it holds more than tensors, which is not opened ({_reason(e)}); save its state dict "
                            "alone, torch.save(model.state_dict(), ...)") from e  # fmt: skip
@@ -44,7 +44,17 @@ def open_pth(archive: Archive) -> WeightFile:
         if tensors and all(n.startswith(prefix) for n in tensors):
             tensors = {n.removeprefix(prefix): t for n, t in tensors.items()}
     arrays = {n: _array(path, n, t) for n, t in tensors.items()}
+    # Many names may lie on the same numbers, each of which a model has memory for.
+    total, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
+    if total > FREE + TIMES * size:
+        raise VitcoreError(f"{path}: its arrays take {total} bytes, of {size} in the file, so most of them are the same; "
+                           "the file is hostile or no state dict")  # fmt: skip
     return WeightFile(path, "pth", arrays, {"entry": entry} if entry else {})
+
+
+def _stay(storage: Any, location: str) -> Any:
+    """A storage where it was read, on the host, whatever device the file names."""
+    return storage
 
 
 def _reason(error: Exception) -> str:

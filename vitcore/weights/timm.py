@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vitcore.errors import VitcoreError
 from vitcore.model.shapes import parameter_shapes
 from vitcore.model.variants import Variant
 from vitcore.weights.files import Array
-from vitcore.weights.layout import Context, Found, Layout, Piece, find_heads, make_variant, with_size
+from vitcore.weights.layout import Context, Found, Layout, Piece, class_slot, find_heads, make_variant, with_size
 
 _BACKBONE, _STEM = "patch_embed.backbone.", "patch_embed.backbone.stem."
 # Parameters of pre-training alone, which no forward reads.
@@ -69,9 +70,12 @@ def describe(context: Context) -> Found:
         notes += ("without a class token the mean is taken after the last norm, as the original does",)
     classes = context.need("head.weight", 2)[0] if "head.weight" in context.shapes else 0
     variant = make_variant(context.path, heads=heads, **read, **arithmetic)
-    found = Found(variant, context.need("pos_embed", 3)[1], classes, notes, class_names=label_names(trained))
+    positions = context.need("pos_embed", 3)[1]
+    found = Found(variant, positions, classes, notes, class_names=label_names(trained))
     size = trained.get("input_size")
-    return with_size(found, arguments.get("img_size", size[1:] if isinstance(size, list) else None))
+    found = with_size(found, arguments.get("img_size", size[1:] if isinstance(size, list) else None))
+    slot, more = class_slot(read["pool"] == "token", positions)
+    return found if found.grid or slot else replace(found, class_slot=False, notes=notes + more)
 
 
 def pieces(variant: Variant, patches: int, num_classes: int) -> list[Piece]:

@@ -67,7 +67,7 @@ def _arrays(
     model: VisionTransformer, layout: Layout, prefix: Callable[[str], str] = str
 ) -> Iterator[tuple[str, Tensor]]:
     """The model's parameters as the layout names and holds them."""
-    parameters = {n: p.detach().to("cpu", torch.float32) for n, p in model.named_parameters()}
+    parameters = {n: p.detach().cpu().float() for n, p in model.named_parameters()}
     for piece in _pieces(model, layout):
         whole = parameters[piece.parameter]
         rows = whole.shape[0] // piece.parts

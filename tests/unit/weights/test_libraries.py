@@ -70,7 +70,8 @@ def same_forward_and_gradients(ours: VisionTransformer, theirs: nn.Module, x: Te
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
-    "options", [{}, {"init_values": 0.1}, {"class_token": False, "global_pool": "avg", "fc_norm": False}]
+    "options",
+    [{}, {"init_values": 0.1}, {"no_embed_class": True}, {"class_token": False, "global_pool": "avg", "fc_norm": False}],
 )
 def test_a_state_dict_of_timm_computes_what_timm_computes(options: dict, suffix: str, tmp_path: Path) -> None:
     theirs = randomise(timm.models.VisionTransformer(
