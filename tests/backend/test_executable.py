@@ -14,6 +14,7 @@ from rig import HYPER, SEED, assert_same_bits, config, copy, open_program, run, 
 from vitcore.api import hookimpl, kernel
 from vitcore.backend import Kernel
 from vitcore.errors import VitcoreError
+from vitcore.origin import find_origin
 from vitcore.plan import make_plan
 from vitcore.plugins import load_plugins
 from vitcore.runtime.executable import Stats
@@ -216,7 +217,7 @@ def test_a_plugin_registered_in_the_process_claims_an_op(tmp_path: Path) -> None
     assert plan.kernels[0] is tallied and make_plan(settings).kernels == before.kernels
     ends = []
     for each in (plan, before):
-        with Session(each) as session:
+        with Session(each, find_origin(each.config)) as session:
             state = session.executable.init(SEED)
             for _ in range(2):
                 state = session.executable.step(state, {**HYPER, "max_norm": 1.0})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitcore.backend import Kernel
 from vitcore.config import Config
+from vitcore.origin import find_origin
 from vitcore.plan import make_plan
 from vitcore.recipes import load_recipe
 from vitcore.runtime.guards import HostReadError, no_host_reads
@@ -138,7 +139,8 @@ def test_a_read_hidden_in_the_model_is_refused_as_the_forward_op() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_shipped_recipe_trains_evaluates_and_logs_under_the_guard(precision: str) -> None:
     values: dict[str, Any] = {**load_recipe("digits"), "dataset": "digits-tune", "backend": "cpu", "dropout": 0.1}
-    with Session(make_plan(Config(**{**values, "precision": precision, "eval_batch_size": 64}))) as session:
+    plan = make_plan(Config(**{**values, "precision": precision, "eval_batch_size": 64}))
+    with Session(plan, find_origin(plan.config)) as session:
         exe = session.executable
         assert exe.rt.guard
         state = exe.init(SEED)
@@ -174,5 +176,6 @@ def test_a_guard_that_is_off_costs_nothing() -> None:
 def test_the_debug_level_turns_the_guard_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for level, guarded in (("0", False), ("1", True)):
         monkeypatch.setenv("VITCORE_DEBUG", level)
-        with Session(make_plan(config(tmp_path))) as session:
+        plan = make_plan(config(tmp_path))
+        with Session(plan, find_origin(plan.config)) as session:
             assert session.executable.rt.guard is guarded

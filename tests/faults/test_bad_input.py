@@ -87,7 +87,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --disable_pass place_mark", ["no pass is called 'place_mark' (did you mean 'place_marks'?)"]),
         ("train --disable_pass seal", ["pass 'seal' cannot be disabled"]),
         ("train --resume nowhere", ["checkpoint nowhere: no such checkpoint or run folder", "state.json"]),
-        ("evaluate --checkpoint nowhere", ["checkpoint nowhere: no such checkpoint or run folder", "state.json"]),
+        ("evaluate --checkpoint nowhere", ["nowhere: neither a path nor the name of published weights", "give a file"]),
+        ("evaluate --checkpoint ./nowhere", ["nowhere: no such file or folder", "give the path"]),
         ("train --name= ", ["--name '' is no name for a folder"]),
         ("train --name a/b", ["--name 'a/b' is no name for a folder", "without slashes"]),
         ("train --name ..", ["--name '..' is no name for a folder"]),
@@ -187,7 +188,7 @@ def test_a_checkpoint_of_another_model_or_run_is_refused(refuse: Refuse, finishe
     empty = finished.parent / "empty"
     (empty / "checkpoints").mkdir(parents=True)
     assert refuse("train --resume", empty).startswith(f"run folder {empty}: it holds no complete checkpoint; ")
-    assert refuse("evaluate --checkpoint", empty).startswith(f"checkpoint {empty}: no such checkpoint or run folder")
+    assert refuse("evaluate --checkpoint", empty).startswith(f"run folder {empty}: it holds no complete checkpoint; ")
 
 
 def test_a_checkpoint_of_a_version_with_other_settings_is_refused(

@@ -132,9 +132,9 @@ def test_a_checkpoint_of_another_run_is_refused_with_what_differs(
 ) -> None:
     ours = "it is of ViT-digits at 8 px, 10 classes, adamw, not of this model and optimizer"
     refused(settings, ours, "'opt/momentum/", "is nothing there", optimizer="sgdm")
-    refused(settings, ours, "'params/", "resume with the settings it was made with",
-            model_type="ViT-Ti_16", img_size=16, dataset="synthetic")  # fmt: skip
     newest = checkpoint_of(settings, 8)
+    refused(settings, f"checkpoint {newest}", "ViT-Ti_16", "ViT-digits",
+            model_type="ViT-Ti_16", img_size=16, dataset="synthetic")  # fmt: skip
     other = {"dataset": "synthetic", "augment_translate": 0.0}
     refused(settings, f"checkpoint {newest}: its data set is digits-tune, --dataset is synthetic", **other)
     monkeypatch.setattr(session_module, "open_dataset", partial(open_dataset, classes=7))

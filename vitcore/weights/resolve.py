@@ -11,6 +11,7 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 
 from vitcore.errors import VitcoreError, nearest
 
@@ -80,11 +81,12 @@ def resolve(name: str | Path) -> Path:
     if official is not None:
         return _official(text, *official)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        return _from_hub(text, None)
+        return _from_hub(text, text, None)
     if not get_close_matches(text, [*OFFICIAL], n=1, cutoff=0.8) and _near(path):
         raise VitcoreError(_no_such(path))
+    short = ", ".join(n for n in OFFICIAL if "/" not in n)
     raise VitcoreError(f"{text}: neither a path nor the name of published weights{nearest(text, [*OFFICIAL])}; give a "
-                       f"file, org/name of the hub, or one of {', '.join(OFFICIAL)}")  # fmt: skip
+                       f"file, a run folder, org/name of the hub, or one of {short}")  # fmt: skip
 
 
 def _near(path: Path) -> list[str]:
@@ -108,11 +110,12 @@ def _official(name: str, file: str, hub: str | None) -> Path:
     fetch = f"fetch {GOOGLE}/{file}.npz to {cached[0]}" if file else None
     if hub is None:
         raise VitcoreError(f"{name}: it is not in the cache; {fetch}, or give the path of the file")
-    return _from_hub(hub, fetch)
+    return _from_hub(name, hub, fetch)
 
 
-def _from_hub(repository: str, instead: str | None) -> Path:
-    """A folder with a repository's weights and configuration: the cache's, else what `huggingface_hub` has or fetches."""
+def _from_hub(name: str, repository: str, instead: str | None) -> Path:
+    """A folder with a repository's weights and configuration: the cache's, else what `huggingface_hub` has or fetches.
+    `instead` is another way to the weights that were asked for by `name`."""
     folder = cache_folder() / repository
     if any((folder / f).is_file() for f in _FILES):
         return folder
@@ -121,26 +124,38 @@ def _from_hub(repository: str, instead: str | None) -> Path:
     try:
         import huggingface_hub
     except ImportError:
-        raise VitcoreError(f"{repository}: it is not in the cache, and the package huggingface_hub is not installed; "
+        raise VitcoreError(f"{name}: it is not in the cache, and the package huggingface_hub is not installed; "
                            f"{remedy}, or pip install 'vitcore[hub]'") from None  # fmt: skip
-    why: Exception | None = None
-    for file in _FILES:
+    try:
+        return _download(huggingface_hub, repository)
+    # Whatever the network, the hub or its client say: the person is told, with what to do instead.
+    except Exception as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(".")
+    raise VitcoreError(f"{name}: it is not in the cache, and {repository} cannot be fetched from the hub ({reason}); "
+                       f"{remedy}")  # fmt: skip
+
+
+def _download(hub: ModuleType, repository: str) -> Path:
+    """The folder of the hub's own cache with the first file of weights that the repository has, and its configuration."""
+    safetensors, pickled = _FILES
+    try:
+        found = hub.hf_hub_download(repository, safetensors)
+    except hub.errors.LocalEntryNotFoundError:  # the hub is out of reach; the other file may be here already
         try:
-            found = Path(huggingface_hub.hf_hub_download(repository, file))
-        # Whatever the network, the hub or its client say: the person is told, with what to do instead.
-        except Exception as e:
-            why = why or e
+            found = hub.hf_hub_download(repository, pickled, local_files_only=True)
+        except hub.errors.LocalEntryNotFoundError:
+            found = None
+        if found is None:  # out of reach is the reason that is said, not that the second is not here either
+            raise
+    except hub.errors.EntryNotFoundError:
+        found = hub.hf_hub_download(repository, pickled)
+    for configuration in _CONFIGURATIONS:
+        if hub.try_to_load_from_cache(repository, configuration) is hub._CACHED_NO_EXIST:
+            continue  # the repository is known to have none
+        try:
+            hub.hf_hub_download(repository, configuration)
+        except hub.errors.LocalEntryNotFoundError:
+            raise
+        except hub.errors.EntryNotFoundError:
             continue
-        for configuration in _CONFIGURATIONS:
-            try:
-                huggingface_hub.hf_hub_download(repository, configuration)
-            except huggingface_hub.errors.EntryNotFoundError:
-                continue  # the repository has none
-            except Exception as e:
-                why = e
-                break
-        else:
-            return found.parent
-        break
-    reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
-    raise VitcoreError(f"{repository}: it is not in the cache and cannot be fetched ({reason}); {remedy}")
+    return Path(found).parent

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from vitcore.errors import VitcoreError
@@ -89,9 +90,17 @@ class Hub(ModuleType):
         class EntryNotFoundError(Exception):
             pass
 
+        class LocalEntryNotFoundError(EntryNotFoundError):
+            pass
+
+    _CACHED_NO_EXIST = object()
+
     def __init__(self, folder: Path, files: tuple[str, ...], otherwise: Exception | None = None) -> None:
         super().__init__("huggingface_hub")
         self.folder, self.files, self.otherwise, self.asked = folder, files, otherwise, []
+
+    def try_to_load_from_cache(self, repository: str, file: str) -> None:
+        return None
 
     def hf_hub_download(self, repository: str, file: str) -> str:
         self.asked.append((repository, file))
@@ -124,9 +133,33 @@ def test_offline_it_says_the_reason_and_what_to_fetch(tmp_path: Path, monkeypatc
     hub: Any = Hub(tmp_path, (), OSError("offline mode is enabled\nmore"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     with pytest.raises(
-        VitcoreError, match=r"cannot be fetched \(offline mode is enabled\); fetch https://huggingface.co/a/b"
+        VitcoreError,
+        match=r"a/b cannot be fetched from the hub \(offline mode is enabled\); fetch https://huggingface.co/a/b",
     ):
         resolve("a/b")
+    with pytest.raises(
+        VitcoreError, match=r"^ViT-B_16: it is not in the cache, and google/vit-base-patch16-224-in21k can"
+    ):
+        resolve("ViT-B_16")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_the_real_client_offline_gives_what_its_own_cache_holds(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", huggingface_hub)
+    for name, value in (("HF_HUB_OFFLINE", True), ("HF_HUB_CACHE", str(tmp_path / "hub"))):
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    with pytest.raises(VitcoreError, match="it is not in the cache, and a/b cannot be fetched from the hub"):
+        resolve("a/b")
+    repository, commit = tmp_path / "hub" / "models--a--b", "0" * 40
+    put(repository / "refs" / "main").write_text(commit)
+    weights = put(repository / "snapshots" / commit / file)
+    with pytest.raises(VitcoreError, match="cannot be fetched"):
+        resolve("a/b")  # without its configuration
+    put(repository / "snapshots" / commit / "config.json")
+    put(repository / ".no_exist" / commit / "preprocessor_config.json")
+    assert resolve("a/b") == weights.parent
 
 
 def test_a_failing_configuration_is_no_repository_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
