@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +34,8 @@ class Predict:
     """Classes to print for each picture."""
     batch_size: int = 32
     """Pictures at a time."""
+    workers: int = 2
+    """Threads that decode pictures."""
     img_size: int | None = None
     """Side in pixels to which pictures are resized; unset: the model's own."""
     backend: str = "auto"
@@ -44,7 +47,7 @@ class Predict:
 def main(argv: Sequence[str]) -> int:
     """Print the classes of each picture; exit code 1 when some could not be read."""
     asked = parse(Predict, argv, "vitcore predict", __doc__ or "")
-    for name in ("topk", "batch_size"):
+    for name in ("topk", "batch_size", "workers"):
         if getattr(asked, name) < 1:
             raise VitcoreError(f"--{name} {getattr(asked, name)} is out of range: it must be at least 1")
     if not asked.images:
@@ -53,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     model = open_model(asked.checkpoint, asked.backend, asked.img_size)
     refuse_without_head(model, asked.checkpoint)
     names, read = class_names(model), 0
-    for path, top in predict(model, paths, asked.topk, asked.batch_size):
+    for path, top in predict(model, paths, asked.topk, asked.batch_size, asked.workers):
         read += 1
         ranked: list[dict[str, Any]] = [{"class": number, "name": names[number], "probability": p} for p, number in top]
         if asked.json:
@@ -66,28 +69,33 @@ def main(argv: Sequence[str]) -> int:
 
 
 def predict(
-    model: VisionTransformer, paths: Sequence[str], topk: int, batch_size: int
+    model: VisionTransformer, paths: Sequence[str], topk: int, batch_size: int, workers: int = 2
 ) -> Iterator[tuple[str, list[tuple[float, int]]]]:
-    """(path, [(probability, class) ...] from the most probable) of each picture that can be read; the others are named
-    on standard error."""
+    """(path, [(probability, class) ...] from the most probable) of each picture that can be read, in order; the others
+    are named on standard error. The next batch is decoded, in `workers` threads, while the model is at this one."""
     import torch
 
     device = next(model.parameters()).device
-    waiting: list[tuple[str, Tensor]] = []
-    for last, path in ((i == len(paths) - 1, p) for i, p in enumerate(paths)):
-        picture = _read(path, model)
-        if picture is not None:
-            waiting.append((path, picture))
-        if waiting and (last or len(waiting) == batch_size):
+    with ThreadPoolExecutor(workers, thread_name_prefix="vitcore-decode") as pool:
+
+        def begin(start: int) -> list[Future[Tensor | None]]:
+            return [pool.submit(_read, path, model) for path in paths[start : start + batch_size]]
+
+        following = begin(0)
+        for start in range(0, len(paths), batch_size):
+            pictures = [future.result() for future in following]
+            following = begin(start + batch_size)
+            read = [(path, x) for path, x in zip(paths[start : start + batch_size], pictures) if x is not None]
+            if not read:
+                continue
             with torch.inference_mode():
-                images = torch.cat([x for _, x in waiting]).to(device)
+                images = torch.cat([x for _, x in read]).to(device)
                 best = model(images).float().softmax(-1).cpu().topk(min(topk, model.num_classes))
-            for (name, _), probabilities, classes in zip(waiting, best.values.tolist(), best.indices.tolist()):
-                yield name, list(zip(probabilities, classes))
-            waiting = []
+            for (path, _), probabilities, classes in zip(read, best.values.tolist(), best.indices.tolist()):
+                yield path, list(zip(probabilities, classes))
 
 
-def _read(path: str, model: VisionTransformer) -> Any:
+def _read(path: str, model: VisionTransformer) -> Tensor | None:
     from vitcore.data.decode import UnreadablePicture, read_picture
 
     try:

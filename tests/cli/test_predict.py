@@ -51,7 +51,7 @@ def test_probabilities_are_those_of_the_model_in_sorted_order(vit: Callable, pic
         expected = model(x).softmax(-1)[0]
         assert [t["class"] for t in line["top"]] == expected.argsort(descending=True).tolist()
         for top in line["top"]:
-            assert abs(top["probability"] - float(expected[top["class"]])) < 1e-6 and top["name"] == str(top["class"])
+            assert abs(top["probability"] - expected[top["class"]].item()) < 1e-6 and top["name"] == str(top["class"])
 
 
 def test_a_grey_model_sees_grey_and_the_table_is_for_people(vit: Callable, pictures: Path, tmp_path: Path) -> None:
@@ -88,6 +88,9 @@ def test_an_unreadable_picture_is_named_and_the_others_go_on(vit: Callable, pict
     done = vit("predict", pictures, "--checkpoint", model_file(tmp_path), "--json")
     assert done.code == 1 and len(done.out.splitlines()) == 3
     assert len(done.notes) == 1 and "broken.png: not a readable picture" in done.notes[0]
+    # Also where a whole batch is unreadable.
+    one_by_one = vit("predict", pictures, "--checkpoint", tmp_path / "model.safetensors", "--json", "--batch_size", "1")
+    assert one_by_one.out == done.out
 
 
 @pytest.mark.parametrize(
@@ -97,6 +100,7 @@ def test_an_unreadable_picture_is_named_and_the_others_go_on(vit: Callable, pict
         ("predict empty --checkpoint model.safetensors", "empty: the folder holds no pictures"),
         ("predict pictures --checkpoint model.safetenors", "did you mean 'model.safetensors'"),
         ("predict pictures --checkpoint model.safetensors --topk 0", "--topk 0 is out of range"),
+        ("predict pictures --checkpoint model.safetensors --workers 0", "--workers 0 is out of range"),
         ("predict pictures --checkpoint zero.npz", "the head is all zero"),
         ("predict pictures --checkpoint none.npz", "the model has no head"),
         ("attention nowhere.png --checkpoint model.safetensors", "nowhere.png: no such picture or folder"),

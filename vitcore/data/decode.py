@@ -1,5 +1,7 @@
-"""One file to one picture: decoding, cropping, resizing."""
+"""One file to one picture: decoding, cropping, resizing. Files are taken for hostile: a picture's size is read and
+judged before memory for it is taken."""
 
+import io
 import re
 from typing import Any
 
@@ -11,6 +13,10 @@ from torch import Tensor
 
 from vitcore.data.augment import crop_box
 from vitcore.errors import VitcoreError
+
+# Decoded, 537 MB. Pillow, whose limit it is, refuses larger ones as decompression bombs too.
+MOST_PIXELS = 178_956_970
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
 
 class UnreadablePicture(Exception):
@@ -46,16 +52,46 @@ def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def decode(path: str) -> Tensor:
-    """The file as uint8 RGB of shape (3, height, width); UnreadablePicture when it cannot be read."""
-    io = _torchvision_io()
+    """The file as uint8 RGB of shape (3, height, width); UnreadablePicture when it cannot be read, or is larger than
+    `MOST_PIXELS`."""
+    from PIL import Image
+
+    torchvision = _torchvision_io()
     try:
-        image: Tensor = io.decode_image(io.read_file(path), mode=io.ImageReadMode.RGB, apply_exif_orientation=True)
+        data: Tensor = torchvision.read_file(path)
     except RuntimeError as error:
         raise UnreadablePicture(_reason(error)) from error
-    if image.dtype == torch.uint16:
-        # A 16-bit PNG: keep the high byte.
-        image = (image.to(torch.int32) // 256).to(torch.uint8)
-    return image if image.ndim == 3 else image[0]
+    try:
+        with Image.open(io.BytesIO(data.numpy()), formats=_FORMATS) as header:
+            if header.width * header.height > MOST_PIXELS:
+                raise UnreadablePicture(f"it has {header.width * header.height} pixels, more than {MOST_PIXELS}")
+            if header.format not in ("JPEG", "MPO"):  # MPO: JPEG with more pictures behind it
+                return _by_pillow(header)
+    except UnreadablePicture:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise UnreadablePicture(f"it is none of {', '.join(_FORMATS)}, or its header is damaged") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadablePicture(f"it has more than {MOST_PIXELS} pixels") from error
+    except Exception as error:  # in a damaged file, whatever the parser stumbles over
+        raise UnreadablePicture(_reason(error)) from error
+    try:
+        # Several times as many pictures are JPEG as all else, and this is 1.3 to 1.5 times as fast as Pillow.
+        return torchvision.decode_jpeg(data, mode=torchvision.ImageReadMode.RGB, apply_exif_orientation=True)
+    except RuntimeError as error:
+        raise UnreadablePicture(_reason(error)) from error
+
+
+def _by_pillow(image: Any) -> Tensor:
+    """Any format but JPEG. torchvision's decoder of PNG crashes at damaged files, that of GIF decodes all frames, however
+    many, and that of WebP ignores the orientation."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits of grey: keep the high byte
+        grey_YX = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
+        return torch.from_numpy(np.stack([grey_YX] * 3))
+    return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
 
 
 def _torchvision_io() -> Any:
@@ -67,7 +103,7 @@ def _torchvision_io() -> Any:
     return torchvision.io
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     """The decoder's own words: without the place in its source, and without the stack that some versions append."""
-    line = str(error).splitlines()[0] if str(error) else "no reason given"
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return re.sub(r"^.*\.(?:cpp|h):\d+, ", "", line).rstrip(". ")

@@ -140,7 +140,8 @@ def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:
     assert picture[:, 0, 0].tolist() == [255, 0, 0]
 
 
-def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_the_exif_orientation_is_applied(name: str, tmp_path: Path) -> None:
     upright = noise(0, (8, 8)).resize((32, 32), Image.Resampling.NEAREST)
 
     def turned(path: Path) -> None:
@@ -148,8 +149,8 @@ def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
         exif[0x112] = 6  # To be shown, turn by 90 degrees clockwise.
         upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=100)
 
-    picture = one_picture(tmp_path / "turned", "a.jpg", turned)
-    plain = one_picture(tmp_path / "plain", "a.jpg", lambda path: upright.save(path, quality=100))
+    picture = one_picture(tmp_path / "turned", name, turned)
+    plain = one_picture(tmp_path / "plain", name, lambda path: upright.save(path, quality=100))
     assert (picture.float() - plain.float()).abs().mean() < 4
 
 
