@@ -69,7 +69,9 @@ def test_inspect_tells_the_options_of_a_file(vit: Callable[..., Any], tmp_path: 
 def test_weights_travel_through_every_format_and_come_back(vit: Callable[..., Any], tmp_path: Path) -> None:
     made = model()
     write(made, "npz", tmp_path / "0.npz")
-    for i, (to, place) in enumerate((("timm", "1"), ("huggingface", "2"), ("vitcore", "3.safetensors"), ("npz", "4.npz"))):
+    for i, (to, place) in enumerate(
+        (("timm", "1"), ("huggingface", "2"), ("vitcore", "3.safetensors"), ("npz", "4.npz"))
+    ):
         done = vit("export", "--checkpoint", ("0.npz", "1", "2", "3.safetensors")[i], "--to", to, "--output", place)
         assert done.code == 0 and done.out.startswith(f"wrote {place}: ") and f"parameters, {to}" in done.out, done
     assert (tmp_path / "4.npz").read_bytes() == (tmp_path / "0.npz").read_bytes()
@@ -130,9 +132,15 @@ def test_a_file_of_weights_is_evaluated_on_a_data_set_that_is_named(vit: Callabl
         ("evaluate --checkpoint m.npz", "give --dataset"),
         ("evaluate --checkpoint m.npz --dataset synthetic", "the weights have 7 classes, synthetic has 10"),
         ("evaluate --checkpoint zero.npz --dataset synthetic", "a head of zeros, made to be replaced"),
-        ("train --model_type ViT-B_16 --pretrained_dir m.npz --dataset synthetic --img_size 32", "--model_type ViT-B_16"),
+        (
+            "train --model_type ViT-B_16 --pretrained_dir m.npz --dataset synthetic --img_size 32",
+            "--model_type ViT-B_16",
+        ),
         ("train --pool gap --pretrained_dir m.npz --dataset synthetic --img_size 32", "--pool"),
-        ("train --pretrained_dir m.npz --dataset digits --img_size 8", "digits: pictures have 1 channel(s) and the model takes 3"),
+        (
+            "train --pretrained_dir m.npz --dataset digits --img_size 8",
+            "digits: pictures have 1 channel(s) and the model takes 3",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(argv: str, words: str, vit: Callable[..., Any], tmp_path: Path) -> None:

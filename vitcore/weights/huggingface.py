@@ -8,7 +8,7 @@ from typing import Any
 
 from vitcore.errors import VitcoreError
 from vitcore.model.shapes import parameter_shapes
-from vitcore.model.variants import Variant
+from vitcore.model.variants import IMAGENET_MEAN, IMAGENET_STD, Variant
 from vitcore.weights.files import Array
 from vitcore.weights.layout import Context, Found, Layout, Piece, find_heads, make_variant, with_size
 from vitcore.weights.timm import numbers
@@ -74,10 +74,7 @@ def describe(context: Context) -> Found:
     if not isinstance(eps, float):
         raise VitcoreError(f"{context.path}: layer_norm_eps = {eps!r} in its config.json is no number; correct it")
     arithmetic["layer_norm_eps"] = eps
-    if picture.get("do_normalize", True):
-        for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
-            if theirs in picture:
-                arithmetic[ours] = numbers(context.path, theirs, picture[theirs], channels)
+    arithmetic |= _pixels(context.path, picture, channels, dino)
     variant = make_variant(
         context.path, patch=patch, width=width, depth=depth, heads=heads, mlp=mlp, channels=channels, stages=None,
         stem_width=64, pool="token", layer_scale=1.0 if dino else None,
@@ -94,6 +91,23 @@ def describe(context: Context) -> Found:
     positions = context.need("embeddings.position_embeddings", 3)[1]
     found = Found(variant, positions, classes, notes, class_names=_labels(config, classes))
     return with_size(found, config.get("image_size"))
+
+
+def _pixels(path: str, picture: Mapping[str, Any], channels: int, dino: bool) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation of pixels from 0 to 1 that preprocessor_config.json asks for: (v * factor - mean) / deviation of
+    pixels v from 0 to 255. What it leaves open is as transformers has it for the architecture."""
+    if not picture.get("do_normalize", True):
+        mean, std = (0.0,) * channels, (1.0,) * channels
+    else:
+        usual = (IMAGENET_MEAN, IMAGENET_STD) if dino and channels == 3 else ((0.5,) * channels,) * 2
+        mean = numbers(path, "image_mean", picture.get("image_mean", usual[0]), channels)
+        std = numbers(path, "image_std", picture.get("image_std", usual[1]), channels)
+    factor = picture.get("rescale_factor", 1 / 255) if picture.get("do_rescale", True) else 1.0
+    if not isinstance(factor, (int, float)) or not 0.0 < factor < 1e6:
+        raise VitcoreError(f"{path}: rescale_factor = {factor!r} in its preprocessor_config.json is no positive number; "
+                           "correct it")  # fmt: skip
+    scale = 255.0 * factor
+    return {"mean": tuple(m / scale for m in mean), "std": tuple(s / scale for s in std)}
 
 
 def _gelu(path: str, act: Any) -> str:

@@ -66,6 +66,8 @@ def describe(context: Context) -> Found:
     for ours, theirs in (("mean", "mean"), ("std", "std")):
         if theirs in trained:
             arithmetic[ours] = numbers(context.path, theirs, trained[theirs], read["channels"])
+    if not config:
+        notes += ("no config.json beside it says so, but pixels are taken in [-1, 1], as most ViT of timm are trained",)
     if "class_token" not in arguments and not config and read["pool"] == "gap":
         notes += ("without a class token the mean is taken after the last norm, as the original does",)
     classes = context.need("head.weight", 2)[0] if "head.weight" in context.shapes else 0

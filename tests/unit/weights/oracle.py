@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy.ndimage import zoom
 
 Array = np.ndarray[Any, Any]
 _TODAY = {"LayerNorm_2": "LayerNorm_1", "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
@@ -179,6 +180,9 @@ def _resample(positions: Array, grid: tuple[int, ...], mistake: str | None) -> A
     """Rows then columns, each interpolated linearly with the corners kept."""
     side = math.isqrt(positions.shape[1])
     x = positions.reshape(side, side, -1)
+    if mistake == "positions by bicubic":
+        x = zoom(x, (grid[0] / side, grid[1] / side, 1), order=3, mode="nearest", grid_mode=True)
+        return x.reshape(1, grid[0] * grid[1], -1)
     for axis, new in enumerate(grid):
         old = x.shape[axis]
         if mistake == "positions by half pixels":

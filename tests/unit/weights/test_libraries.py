@@ -100,7 +100,7 @@ def test_a_hybrid_of_timm_computes_what_timm_computes(name: str, tmp_path: Path)
     theirs = randomise(timm.create_model(name, img_size=64, num_classes=5, depth=2))
     ours = vitcore.load(save(theirs.state_dict(), tmp_path / "model.safetensors"))
     assert (ours.variant.var_eps, ours.variant.std_eps, ours.variant.group_norm_eps) == (1e-8, 0.0, 1e-5)
-    assert (ours(pictures(64, 64)) - theirs(pictures(64, 64))).abs().max() <= BOUND
+    same_forward_and_gradients(ours, theirs, pictures(64, 64), tmp_path)
     original = vitcore.load(tmp_path / "model.safetensors", var_eps=0.0, std_eps=1e-5, group_norm_eps=1e-6, gelu="tanh")
     assert (original(pictures(64, 64)) - theirs(pictures(64, 64))).abs().max() > BOUND
 
@@ -140,7 +140,33 @@ def test_dinov2_of_transformers_gives_its_class_tokens_features(tmp_path: Path) 
     theirs.save_pretrained(tmp_path)
     ours = vitcore.load(tmp_path)
     assert ours.variant.layer_scale is not None
-    assert (ours(pictures(42, 42)) - theirs(pictures(42, 42)).pooler_output).abs().max() <= BOUND
+    # Its pixels are normalised by ImageNet's statistics, which ours does from [-1, 1] itself.
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x = pictures(42, 42)
+    assert (ours(x) - theirs((x * 0.5 + 0.5 - mean) / std).pooler_output).abs().max() <= BOUND
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [120.0, 110.0, 100.0], "image_std": [60.0, 61.0, 62.0]},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0], "image_std": [1.0, 1.0, 1.0]},
+    ],
+)
+def test_pixels_are_as_the_processor_of_transformers_makes_them(said: dict[str, Any], tmp_path: Path) -> None:
+    config = transformers.ViTConfig(
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=160, image_size=32, num_labels=5)  # fmt: skip
+    theirs = randomise(transformers.ViTForImageClassification(config))
+    theirs.save_pretrained(tmp_path)
+    processor = transformers.ViTImageProcessor(do_resize=False, **said)
+    processor.save_pretrained(tmp_path)
+    bytes_BCYX = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    pixels = processor(list(bytes_BCYX), return_tensors="pt")["pixel_values"]
+    ours = vitcore.load(tmp_path)
+    assert (ours(bytes_BCYX.float() / 127.5 - 1) - theirs(pixels).logits).abs().max() <= BOUND
 
 
 def test_positions_resample_as_timms_where_asked(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ MISTAKES = [
     (TOKEN, "layer norm epsilon 1e-5"),
     (TOKEN, "layer norm epsilon 1e-12"),
     (TOKEN, "positions by half pixels"),
+    (TOKEN, "positions by bicubic"),
     ("ViT-B_16", "no pre-logits"),
     (TOKEN, "pre-logits without tanh"),
     (TOKEN, "pixels from 0 to 1"),
