@@ -149,7 +149,9 @@ def test_a_broken_configuration_beside_the_weights_is_refused(text: str, tmp_pat
 
 
 @pytest.mark.parametrize("change", [('"depth": 2', '"depth": "2"'), ('"mean"', '"men"'), ('"gelu": "tanh"', '"gelu": 3'),
-                                    ('"img_size": [8, 8]', '"img_size": [8]')])  # fmt: skip
+                                    ('"img_size": [8, 8]', '"img_size": [8]'), ('"depth": 2', '"depth": 1000000000'),
+                                    ('"layer_norm_eps": 1e-06', '"layer_norm_eps": NaN'), ('"mean": [0.5]', '"mean": [Infinity]'),
+                                    ])  # fmt: skip
 def test_a_broken_description_in_our_own_header_is_refused(change: tuple[str, str], tmp_path: Path) -> None:
     import json
 
@@ -297,6 +299,12 @@ def test_checkpoints_of_training_programs_are_read(wrap: Callable, tmp_path: Pat
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), back.state_dict().values()))
 
 
+def test_many_names_for_the_same_numbers_are_refused_before_a_model_has_memory_for_each(tmp_path: Path) -> None:
+    one = torch.zeros(1000, 1000)
+    torch.save({f"blocks.{i}.mlp.fc1.weight": one for i in range(1000)}, tmp_path / "model.pth")
+    assert "its arrays take 4000000000 bytes" in refused(tmp_path / "model.pth")
+
+
 # ---- fuzzing ----
 
 
@@ -395,11 +403,6 @@ def fuzz(folder: Path, count: int, seed: int) -> dict[str, int]:
     return outcome
 
 
-def test_mutants_load_or_are_refused(tmp_path: Path) -> None:
-    outcome = fuzz(tmp_path, 400, seed=0)
-    assert outcome["refused"] > 200 and outcome["loaded"] > 10, outcome
-
-
 FUZZ = """
 import resource, sys
 from pathlib import Path
@@ -407,11 +410,12 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 from test_hostile_weights import fuzz
-print(fuzz(Path(sys.argv[2]), 10_000, 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB")
+outcome = fuzz(Path(sys.argv[2]), 10_000, 1)
+assert outcome["refused"] > 5000 and outcome["loaded"] > 500, outcome
+print(outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB")
 """
 
 
-@pytest.mark.slow
 def test_ten_thousand_mutants_load_or_are_refused_within_two_gigabytes(tmp_path: Path) -> None:
     # In a process of its own: a crash of a library would end this one, and its peak of memory is of this work alone.
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FUZZ, str(Path(__file__).parent), str(tmp_path)],

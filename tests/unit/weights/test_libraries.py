@@ -158,7 +158,9 @@ def test_dinov2_of_transformers_gives_its_class_tokens_features(tmp_path: Path) 
 )
 def test_pixels_are_as_the_processor_of_transformers_makes_them(said: dict[str, Any], tmp_path: Path) -> None:
     config = transformers.ViTConfig(
-        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=160, image_size=32, num_labels=5)  # fmt: skip
+        hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=160, image_size=32,
+        num_labels=5,
+    )  # fmt: skip
     theirs = randomise(transformers.ViTForImageClassification(config))
     theirs.save_pretrained(tmp_path)
     processor = transformers.ViTImageProcessor(do_resize=False, **said)
