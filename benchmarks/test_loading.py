@@ -1,6 +1,6 @@
 """Loading a ViT-B_16 of Google's layout, 330 MiB, and building the model, against NumPy reading every array of the file.
 
-    python -m pytest benchmarks/test_loading.py
+python -m pytest benchmarks/test_loading.py
 """
 
 from __future__ import annotations

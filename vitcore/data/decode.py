@@ -62,7 +62,7 @@ def decode(path: str) -> Tensor:
     except RuntimeError as error:
         raise UnreadablePicture(_reason(error)) from error
     try:
-        with Image.open(io.BytesIO(data.numpy()), formats=_FORMATS) as header:
+        with Image.open(io.BytesIO(data.numpy().tobytes()), formats=_FORMATS) as header:
             if header.width * header.height > MOST_PIXELS:
                 raise UnreadablePicture(f"it has {header.width * header.height} pixels, more than {MOST_PIXELS}")
             if header.format not in ("JPEG", "MPO"):  # MPO: JPEG with more pictures behind it
