@@ -99,7 +99,19 @@ class _NoHostReads(TorchDispatchMode):
         rule = _rule(func)
         if rule is not None and rule(args, kwargs):
             _refuse(self.where(), str(func).removeprefix("aten."))
+        return _made(func, args, kwargs) if kwargs.get("device") is not None else func(*args, **kwargs)
+
+
+def _made(func: Any, args: Any, kwargs: Any) -> Any:
+    """What makes a tensor on a device. A device that records wraps what is made for functionalisation, which torch keeps
+    from it under a mode: the tensor could then not be written into."""
+    key = torch._C.DispatchKey.Functionalize
+    before = torch._C._dispatch_tls_is_dispatch_key_excluded(key)
+    torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+    try:
         return func(*args, **kwargs)
+    finally:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(key, before)
 
 
 def _culprit() -> str:

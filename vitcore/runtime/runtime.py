@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from vitcore.backend import Backend, Kernel, World, resolve
 from vitcore.errors import VitcoreError
@@ -140,7 +142,9 @@ class Runtime:
         """Flush a lazy device."""
         self.counts.marks += 1
         if self._mark is not None:
-            self._mark()
+            # What a device does to carry out its graph is its own business, also where a kernel flushes in a region.
+            with _disable_current_modes() if self.guard else nullcontext():
+                self._mark()
 
     def region(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap a region's function: guarded where guards are on, else the function itself."""

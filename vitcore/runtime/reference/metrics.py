@@ -54,10 +54,8 @@ def count(rt: Runtime, metrics: Metrics, logits: Tensor, batch: DeviceBatch) -> 
     """
     of_label = logits.gather(1, batch.labels.unsqueeze(1))
     rank = (logits >= of_label).sum(1)
-    losses = torch.logsumexp(logits, 1) - of_label.squeeze(1)
-    zero = torch.zeros_like(losses)
-    seen = batch.weight > 0
-    metrics["eval_loss"].add_((torch.where(seen, losses, zero) * batch.weight).sum())
+    losses = -torch.log_softmax(logits, 1).gather(1, batch.labels.unsqueeze(1)).squeeze(1)
+    metrics["eval_loss"].add_((losses.masked_fill(batch.weight <= 0, 0.0) * batch.weight).sum())
     metrics["eval_correct"].add_(((rank == 1) * batch.weight).sum())
     metrics["eval_correct5"].add_((((rank >= 1) & (rank <= 5)) * batch.weight).sum())
     metrics["eval_total"].add_(batch.weight.sum())

@@ -38,37 +38,46 @@ def update(
     rt: Runtime, params: Params, state: OptState, grads: list[Tensor], hyper: Hyper, ok: Tensor
 ) -> tuple[Params, OptState]:
     """One step of the kind that the state is for; where `ok` is 0 everything keeps its old value."""
-    keep = ok > 0
     rule = _adamw if "exp_avg" in state else _sgdm
     if "step" in state:
         state["step"][0].add_(ok)
     for group in rt.groups:
         lr, decay = hyper.tensor("lr", group.lr), hyper.tensor("weight_decay", group.weight_decay)
         for i in group.indices:
-            new, slots = rule(
-                params[i], grads[i], {s: t[i] for s, t in state.items() if s != "step"}, state, lr, decay, hyper
-            )
-            params[i].copy_(torch.where(keep, new, params[i]))
-            for slot, value in slots.items():
-                state[slot][i].copy_(torch.where(keep, value, state[slot][i]))
+            rule(params[i], grads[i], {s: t[i] for s, t in state.items() if s != "step"}, state, lr, decay, hyper, ok)
     return params, state
 
 
+# In place by mul_ and add_ alone: copy_ and where fall back on some recording devices. A refused update multiplies by 1 and
+# adds 0; what it would have added is masked and not multiplied, as it may not be finite.
+
+
+def _if(ok: Tensor, factor: Tensor) -> Tensor:
+    """The factor, or 1 where `ok` is 0."""
+    return factor * ok + (1 - ok)
+
+
+def _masked(term: Tensor, ok: Tensor) -> Tensor:
+    """The term, or 0 where `ok` is 0."""
+    return term.masked_fill(ok <= 0, 0.0)
+
+
 def _sgdm(
-    p: Tensor, g: Tensor, slots: dict[str, Tensor], state: OptState, lr: Tensor, decay: Tensor, hyper: Hyper
-) -> tuple[Tensor, dict[str, Tensor]]:
-    momentum = slots["momentum"] * hyper.tensor("momentum") + (g + p * decay)
-    return p - momentum * lr, {"momentum": momentum}
+    p: Tensor, g: Tensor, slots: dict[str, Tensor], state: OptState, lr: Tensor, decay: Tensor, hyper: Hyper, ok: Tensor
+) -> None:
+    momentum = slots["momentum"]
+    momentum.mul_(_if(ok, hyper.tensor("momentum"))).add_(_masked(g + p * decay, ok))
+    p.sub_(_masked(momentum * lr, ok))
 
 
 def _adamw(
-    p: Tensor, g: Tensor, slots: dict[str, Tensor], state: OptState, lr: Tensor, decay: Tensor, hyper: Hyper
-) -> tuple[Tensor, dict[str, Tensor]]:
+    p: Tensor, g: Tensor, slots: dict[str, Tensor], state: OptState, lr: Tensor, decay: Tensor, hyper: Hyper, ok: Tensor
+) -> None:
     beta1, beta2, step = hyper.tensor("beta1"), hyper.tensor("beta2"), state["step"][0]
-    first = slots["exp_avg"] * beta1 + g * (1 - beta1)
-    second = slots["exp_avg_sq"] * beta2 + g * g * (1 - beta2)
+    first, second = slots["exp_avg"], slots["exp_avg_sq"]
+    first.mul_(_if(ok, beta1)).add_(_masked(g * (1 - beta1), ok))
+    second.mul_(_if(ok, beta2)).add_(_masked(g * g * (1 - beta2), ok))
     # At step 0 (only when the first update is refused) the correction would be 0/0; the result is not kept then.
     denominator = second.sqrt() / (1 - torch.pow(beta2, step)).sqrt() + hyper.tensor("eps")
-    decayed = p * (1 - lr * decay)
-    new = decayed - first / denominator * (lr / (1 - torch.pow(beta1, step)))
-    return new, {"exp_avg": first, "exp_avg_sq": second}
+    p.mul_(_if(ok, 1 - lr * decay))
+    p.sub_(_masked(first / denominator * (lr / (1 - torch.pow(beta1, step))), ok))
