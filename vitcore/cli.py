@@ -19,6 +19,7 @@ VERBS = {
     "inspect": "say what a file of weights holds",
     "export": "write a model in the format of another library",
     "backends": "list backends, where each came from and whether it can run here",
+    "conformance": "prove that a backend trains correctly",
     "lower": "print a recipe's step for any backend, without a device",
 }
 

@@ -18,10 +18,12 @@ from vitcore.model.hashing import int32, mix
 
 
 class _SampleHash(NamedTuple):
-    """The two numbers, of shape (B, 1), by which each sample turns an element's hash into its own."""
+    """The two numbers, of shape (B, 1), by which each sample turns an element's hash into its own; and the numbers of
+    elements, 0, 1, 2 ..., by how many there are."""
 
     factor_B1: Tensor
     offset_B1: Tensor
+    indices: dict[int, Tensor]
 
 
 _current: ContextVar[_SampleHash | None] = ContextVar("vitcore_dropout_keys", default=None)
@@ -41,7 +43,7 @@ def dropout_keys(keys_B: Tensor) -> Iterator[None]:
     keys_B1 = keys_B[:, None]
     # Once a forward, not once a site: these are many small operations. Odd factors lose no bit of what they multiply.
     factor_B1 = mix(keys_B1 + int32(0x9E3779B9)) * 2 + 1
-    token = _current.set(_SampleHash(factor_B1, mix(keys_B1)))
+    token = _current.set(_SampleHash(factor_B1, mix(keys_B1), {}))
     try:
         yield
     finally:
@@ -77,12 +79,20 @@ def drop_mask(x: Tensor, p: float, site: int) -> Tensor:
             f"dropout: {samples.offset_B1.shape[0]} keys for a batch of {batch} samples; "
             "give dropout_keys one key for each row"
         )
-    index_E = torch.arange(math.prod(x.shape[1:]), dtype=torch.int32, device=x.device)
-    element_E = mix(index_E + _first_element(site))
+    element_E = mix(_index(samples, math.prod(x.shape[1:]), x) + _first_element(site))
     # A random linear function, one a sample, of a well mixed number, one an element: any two elements are independent,
     # for three operations on the whole batch where hashing each element of each sample would take twenty.
     hash_BE = element_E * samples.factor_B1 + samples.offset_B1
     return (hash_BE < min(round(p * 2**32), 2**32 - 1) - 2**31).view(x.shape)
+
+
+def _index(samples: _SampleHash, count: int, like: Tensor) -> Tensor:
+    """0 ... count - 1 on the device, once a forward. A running sum, as torch's lazy device loses 160 kB of memory for ever
+    each time that it runs `arange`."""
+    if count not in samples.indices:
+        ones_E = torch.ones(count, dtype=torch.int32, device=like.device)
+        samples.indices[count] = ones_E.cumsum(0, dtype=torch.int32) - 1
+    return samples.indices[count]
 
 
 def _first_element(site: int) -> int:

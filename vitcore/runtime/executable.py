@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Executable:
         world: World | None = None,
         *,
         guard: bool | None = None,
+        wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None,
     ) -> None:
         for program in module.programs:
             if not program.sealed:
@@ -66,7 +67,7 @@ class Executable:
         level = debug_level()
         self.rt = Runtime(
             backend, module, kernels, model, feed, world or World(),
-            guard=level >= 1 if guard is None else guard, trace=tracer(level, self._wait),
+            guard=level >= 1 if guard is None else guard, wrap=wrap or tracer(level, self._wait),
         )  # fmt: skip
         if level >= 3:
             print(self.source, file=sys.stderr)

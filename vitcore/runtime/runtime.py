@@ -63,7 +63,7 @@ class Runtime:
         world: World,
         *,
         guard: bool = False,
-        trace: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None,
+        wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None,
     ) -> None:
         self.backend, self.world, self.feed, self.guard = backend, world, feed, guard
         self.device = torch.device(backend.device)
@@ -78,9 +78,9 @@ class Runtime:
         self._training: bool | None = None
         self._mark = resolve(backend.mark) if backend.mark else None
         self.op = ""
-        self._attach(module, kernels, trace)
+        self._attach(module, kernels, wrap)
 
-    def _attach(self, module: Module, kernels: Sequence[Kernel], trace: Any) -> None:
+    def _attach(self, module: Module, kernels: Sequence[Kernel], wrap: Any) -> None:
         used = {call_name(op) for p in module.programs for op in walk(p.ops) if "impl" in op.attrs}
         for k in kernels:
             name = f"{k.op.replace('.', '_')}__{k.name}"
@@ -90,7 +90,7 @@ class Runtime:
                 fn = k.fn if callable(k.fn) else resolve(k.fn)
                 method: Callable[..., Any] = MethodType(fn, self)
                 method = self._naming(k.op, method) if self.guard else method
-                setattr(self, name, trace(name, method) if trace else method)
+                setattr(self, name, wrap(name, method) if wrap else method)
             else:
                 setattr(self, name, functools.partial(self._call_late, k))
 

@@ -26,7 +26,8 @@ _REPLICATED = ("steps", "bad_steps", "first_bad_step")
 
 def zero(rt: Runtime) -> Metrics:
     """Every accumulator at zero, so that none appears later."""
-    return {name: torch.zeros((), dtype=torch.float32, device=rt.device) for name in SLOTS}
+    # Copied and not made there: some recording devices compile a graph of nothing but constants each time anew.
+    return {name: torch.zeros((), dtype=torch.float32).to(rt.device) for name in SLOTS}
 
 
 def add(rt: Runtime, metrics: Metrics, value: Tensor, name: str) -> Metrics:

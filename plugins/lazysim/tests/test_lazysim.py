@@ -1,0 +1,7 @@
+"""The conformance kit on torch's lazy device."""
+
+from vitcore.testing import BackendConformance
+
+
+class TestLazysim(BackendConformance):
+    backend = "lazysim"

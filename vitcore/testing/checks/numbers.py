@@ -1,0 +1,128 @@
+"""C3, C7 and C13: values, op by op, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from vitcore.backend import resolve
+from vitcore.model.vit import parameter_names
+from vitcore.step.build import StepSpec
+from vitcore.step.ir import Module, walk
+from vitcore.testing.checks import Failure
+from vitcore.testing.oracle import oracle
+from vitcore.testing.problem import Subject, host_leaves, model, reference
+from vitcore.testing.recording import FACTOR, Divergence, Recorder, Records, first_divergence
+
+STEPS, BAD = 4, 2
+DROPOUT = 0.1
+# Relative distance of two sums of one set of numbers in other orders, over a few steps.
+ROUNDING = 2e-6
+# Calls of the second step: in the first the head is zero, and so are most gradients.
+_PLANTED = {
+    "model.forward": 2,
+    "model.backward": 2,
+    "grads.scale": 1,
+    "grads.clip": 1,
+    "opt.update": 1,
+    "metrics.count": 1,
+}
+
+
+def specs(subject: Subject) -> dict[str, StepSpec]:
+    """The steps that are compared: both optimizers, with and without clipping, smoothing and accumulation."""
+    return {
+        "sgdm": subject.spec("sgdm"),
+        "adamw, accumulation 2": subject.spec("adamw", 2, label_smoothing=0.1),
+        "sgdm without clipping": subject.spec("sgdm", clip=False),
+    }
+
+
+def near_float64(subject: Subject) -> str:
+    """C3: in every precision, with dropout, one batch that is not finite, and an evaluation."""
+    said = []
+    for precision in subject.backend.precisions:
+        for what, spec in specs(subject).items():
+            if found := divergence(subject, spec, precision, poisoned=BAD):
+                raise Failure(f"{precision}, {what}: {found}")
+        said.append(precision)
+    return f"{', '.join(said)}: {len(specs(subject))} programs of {STEPS} steps within {FACTOR:g}x of the reference"
+
+
+def divergence(
+    subject: Subject, spec: StepSpec, precision: str, *, poisoned: int | None = None, fault: tuple[str, int] | None = None
+) -> Divergence | None:  # fmt: skip
+    """The first op that is further from float64 than it may be."""
+    candidate = recorded(subject, spec, precision, poisoned, Recorder(fault))
+    usual = recorded(reference(subject), spec, precision, poisoned, Recorder())
+    exact = oracle(subject, spec, STEPS, dropout=DROPOUT, poisoned=poisoned,
+                   variants=variants(subject.lowered(spec, precision)))  # fmt: skip
+    return first_divergence(candidate.records, usual.records, exact)
+
+
+def recorded(subject: Subject, spec: StepSpec, precision: str, poisoned: int | None, recorder: Recorder) -> Recorder:
+    """The recorder after some steps and an evaluation."""
+    recorder.names = parameter_names(model())
+    if subject.backend.mark:
+        recorder.flush = resolve(subject.backend.mark)
+    exe = subject.open(spec, precision=precision, dropout=DROPOUT, wrap=recorder, poisoned=poisoned)
+    try:
+        state = subject.train(exe, STEPS)
+        assert exe.rt.feed is not None
+        exe.log(exe.eval(state, exe.rt.feed.eval_steps))
+    finally:
+        exe.close()
+    return recorder
+
+
+def variants(module: Module) -> frozenset[str]:
+    """The named formulas that the program's kernels declare."""
+    return frozenset(op.attrs["variant"] for p in module.programs for op in walk(p.ops) if "variant" in op.attrs)
+
+
+def accumulation(subject: Subject) -> str:
+    """C7: four micro-batches of two against one batch of eight, dropout on; the reference says how far rounding goes."""
+
+    def ends(of: Subject, times: int) -> Mapping[str, Tensor]:
+        exe = of.open(of.spec("sgdm", times), dropout=DROPOUT)
+        try:
+            params = of.train(exe, 3)[0]
+            return host_leaves(params, exe.rt.names)
+        finally:
+            exe.close()
+
+    ours, theirs = ((ends(s, 4), ends(s, 1)) for s in (subject, reference(subject)))
+    apart = {n: _apart(*ours, n) for n in ours[0]}
+    worst = max(apart, key=lambda n: apart[n])
+    bound = FACTOR * max(_apart(*theirs, worst), ROUNDING)
+    if not apart[worst] <= bound:
+        raise Failure(f"after 3 steps parameter {worst} of 4 micro-batches of 2 is {apart[worst]:.2g} (relative) from that of "
+                      f"one batch of 8, where {bound:.2g} is rounding; look at grads.zero, grads.add and grads.scale, and "
+                      "at how many batches are read")  # fmt: skip
+    return f"4 x 2 and 1 x 8 images differ by {apart[worst]:.1e} at most"
+
+
+def _apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str) -> float:
+    one, two = a[name].double(), b[name].double()
+    distance = float((one - two).norm() / two.norm().clamp(min=1e-12))
+    return distance if distance == distance else float("inf")
+
+
+def boundaries(subject: Subject) -> str:
+    """C13: no op writes into what it borrows; and a fault that is planted into an op's result is found there."""
+    spec = subject.spec("adamw", 2)
+    recorder = recorded(subject, spec, "fp32", None, Recorder())
+    if recorder.written:
+        raise Failure(f"{recorder.written[0]} is borrowed, and changed by it; write into fresh memory, or into what the op "
+                      "consumes")  # fmt: skip
+    exact = oracle(subject, spec, STEPS, dropout=DROPOUT, variants=variants(subject.lowered(spec)))
+    usual = recorded(reference(subject), spec, "fp32", None, Recorder()).records
+    for op, number in _PLANTED.items():
+        planted: Records = recorded(subject, spec, "fp32", None, Recorder((op, number))).records
+        found = first_divergence(planted, usual, exact)
+        if found is None or (found.op, found.number) != (op, number):
+            where = "nowhere" if found is None else f"in {found.op}, call {found.number + 1}"
+            raise Failure(f"a fault planted into result {number + 1} of {op} is found {where}: results of ops are not seen "
+                          f"where they are made; a kernel before {op} may hand out memory that it writes into later")  # fmt: skip
+    return f"nothing borrowed is written; faults planted into {len(_PLANTED)} ops are found in them"

@@ -1,0 +1,88 @@
+"""The process in which one backend is tested: `python -m vitcore.testing.worker BACKEND [SEED]`.
+
+It reads names of checks from standard input and answers each with one line of JSON. What libraries print goes to standard
+error, so that it cannot come between the answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from vitcore.errors import VitcoreError
+from vitcore.testing.checks import CHECKS, Failure, NotApplicable
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve checks; or be one rank, or one run, of a check."""
+    name, *rest = argv
+    if rest[:1] == ["--rank-of"]:
+        from vitcore.testing.checks.ranks import run_rank
+
+        run_rank(_opened(name, int(rest[2])), Path(rest[1]))
+        return 0
+    if rest[:1] == ["--fingerprint"]:
+        from vitcore.testing.checks.state import fingerprint
+
+        print(fingerprint(_opened(name, int(rest[1]))))
+        return 0
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    _serve(name, int(rest[0]) if rest else 0, answers)
+    return 0
+
+
+def _opened(name: str, seed: int) -> Any:
+    from vitcore.plugins import load_plugins
+    from vitcore.runtime.opening import open_backend, set_environment
+
+    plugins = load_plugins()
+    backend = plugins.backend(name)
+    set_environment(backend, plugins)
+    import torch
+
+    torch.set_num_threads(1)
+    open_backend(backend, plugins)
+    from vitcore.testing.problem import subject
+
+    return subject(name, seed, plugins)
+
+
+def _serve(name: str, seed: int, answers: TextIO) -> None:
+    try:
+        subject = _opened(name, seed)
+        answers.write(json.dumps({"ready": True}) + "\n")
+    except VitcoreError as e:
+        answers.write(json.dumps({"ready": False, "said": str(e)}) + "\n")
+        return
+    for line in sys.stdin:
+        answers.write(json.dumps(_answer(subject, line.strip())) + "\n")
+
+
+def _answer(subject: Any, check: str) -> dict[str, Any]:
+    start = time.perf_counter()
+
+    def answer(outcome: str, said: str) -> dict[str, Any]:
+        return {"check": check, "outcome": outcome, "said": said, "seconds": round(time.perf_counter() - start, 2)}
+
+    try:
+        return answer("passed", CHECKS[check].run(subject))
+    except NotApplicable as e:
+        return answer("not applicable", str(e))
+    except Failure as e:
+        return answer("failed", str(e))
+    except Exception as e:  # a stranger's kernels: whatever they raise is the finding
+        traceback.print_exc()
+        where = next((f"{f.name}, {Path(f.filename).name}:{f.lineno}" for f in reversed(traceback.extract_tb(e.__traceback__))
+                      if not f.filename.startswith(os.path.dirname(sys.modules["torch"].__file__ or ""))), "")  # fmt: skip
+        return answer("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]} ({where})")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
