@@ -25,4 +25,5 @@ def lazysim(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     def run(*argv: str, timeout: int = 600) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, *argv], env=where, capture_output=True, text=True, timeout=timeout)
 
+    run.site = str(site)  # type: ignore[attr-defined]
     return run

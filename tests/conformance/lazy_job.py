@@ -2,9 +2,9 @@
 
 import json
 
-from vitcore.testing.worker import _opened
+from vitcore.testing.worker import opened
 
-lazy = _opened("lazysim", 0)
+lazy = opened("lazysim", 0)
 
 from vitcore import checkpoint  # noqa: E402
 from vitcore.backend import World  # noqa: E402

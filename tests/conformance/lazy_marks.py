@@ -3,9 +3,9 @@
 import json
 import random
 
-from vitcore.testing.worker import _opened
+from vitcore.testing.worker import opened
 
-lazy = _opened("lazysim", 0)
+lazy = opened("lazysim", 0)
 
 from vitcore.backend import resolve  # noqa: E402
 from vitcore.runtime.trace import digest  # noqa: E402

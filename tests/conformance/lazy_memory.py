@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from vitcore.testing.worker import _opened
+from vitcore.testing.worker import opened
 
-lazy = _opened("lazysim", 0)
+lazy = opened("lazysim", 0)
 
 from vitcore.testing.problem import hyper  # noqa: E402
 

@@ -22,7 +22,7 @@ from vitcore.model.dropout import dropout_keys
 from vitcore.model.init import init_parameters
 from vitcore.model.vit import parameter_names
 from vitcore.step.build import StepSpec
-from vitcore.testing.problem import EVAL_BATCH, GROUPS, Subject, feed, hyper, model
+from vitcore.testing.problem import EVAL_BATCH, GROUPS, Subject, feed, head, hyper, model
 from vitcore.testing.recording import Records
 
 Bundle = dict[str, Tensor]
@@ -36,6 +36,8 @@ def oracle(
     formulas that the backend's kernels declare."""
     net = model(dropout)
     init_parameters(net, torch.Generator().manual_seed(subject.seed))
+    assert net.head is not None
+    net.head.weight.data.copy_(head(subject.seed))
     net = net.double()
     if "gelu_tanh" in variants:
         net.variant = net.variant.replace(gelu="tanh")

@@ -64,9 +64,20 @@ class Subject:
             feed(self.seed, spec, world, poisoned), world, guard=guard, wrap=wrap,
         )  # fmt: skip
 
+    def start(self, exe: Executable) -> State:
+        """A fresh state whose head is not zero: with a zero head, as `init` makes it, every loss is the same."""
+        import torch
+
+        saved = exe.saved(exe.init(self.seed))
+        params = list(saved[exe.params_name])
+        i = exe.rt.names.index("head.weight")
+        with torch.no_grad():
+            params[i] = head(self.seed).to(exe.rt.device)
+        return exe.restore({**saved, exe.params_name: tuple(params)})
+
     def train(self, exe: Executable, steps: int, state: State | None = None, first: int = 0) -> State:
         """Some steps from a fresh state, or on from one that has made `first`."""
-        state = exe.init(self.seed) if state is None else state
+        state = self.start(exe) if state is None else state
         for step in range(first, first + steps):
             state = exe.step(state, hyper(step))
         return state
@@ -91,6 +102,13 @@ def reference(of: Subject) -> Subject:
 def model(dropout: float = 0.0) -> VisionTransformer:
     """The model, on the host, its parameters not drawn yet."""
     return VisionTransformer(_MODEL.replace(dropout=dropout), SIDE, CLASSES)
+
+
+def head(seed: int) -> Tensor:
+    """The head's first weights."""
+    import torch
+
+    return torch.randn(CLASSES, _MODEL.width, generator=torch.Generator().manual_seed(seed + 1)) * 0.2
 
 
 def hyper(step: int) -> dict[str, float]:

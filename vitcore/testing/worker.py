@@ -25,12 +25,12 @@ def main(argv: Sequence[str]) -> int:
     if rest[:1] == ["--rank-of"]:
         from vitcore.testing.checks.ranks import run_rank
 
-        run_rank(_opened(name, int(rest[2])), Path(rest[1]))
+        run_rank(opened(name, int(rest[2])), Path(rest[1]))
         return 0
     if rest[:1] == ["--fingerprint"]:
         from vitcore.testing.checks.state import fingerprint
 
-        print(fingerprint(_opened(name, int(rest[1]))))
+        print(fingerprint(opened(name, int(rest[1]))))
         return 0
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _opened(name: str, seed: int) -> Any:
+def opened(name: str, seed: int) -> Any:
     from vitcore.plugins import load_plugins
     from vitcore.runtime.opening import open_backend, set_environment
 
@@ -56,32 +56,32 @@ def _opened(name: str, seed: int) -> Any:
 
 def _serve(name: str, seed: int, answers: TextIO) -> None:
     try:
-        subject = _opened(name, seed)
+        subject = opened(name, seed)
         answers.write(json.dumps({"ready": True}) + "\n")
     except VitcoreError as e:
         answers.write(json.dumps({"ready": False, "said": str(e)}) + "\n")
         return
     for line in sys.stdin:
-        answers.write(json.dumps(_answer(subject, line.strip())) + "\n")
+        answers.write(json.dumps(answer(subject, line.strip())) + "\n")
 
 
-def _answer(subject: Any, check: str) -> dict[str, Any]:
+def answer(subject: Any, check: str) -> dict[str, Any]:
     start = time.perf_counter()
 
-    def answer(outcome: str, said: str) -> dict[str, Any]:
+    def came_to(outcome: str, said: str) -> dict[str, Any]:
         return {"check": check, "outcome": outcome, "said": said, "seconds": round(time.perf_counter() - start, 2)}
 
     try:
-        return answer("passed", CHECKS[check].run(subject))
+        return came_to("passed", CHECKS[check].run(subject))
     except NotApplicable as e:
-        return answer("not applicable", str(e))
+        return came_to("not applicable", str(e))
     except Failure as e:
-        return answer("failed", str(e))
+        return came_to("failed", str(e))
     except Exception as e:  # a stranger's kernels: whatever they raise is the finding
         traceback.print_exc()
         where = next((f"{f.name}, {Path(f.filename).name}:{f.lineno}" for f in reversed(traceback.extract_tb(e.__traceback__))
                       if not f.filename.startswith(os.path.dirname(sys.modules["torch"].__file__ or ""))), "")  # fmt: skip
-        return answer("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]} ({where})")
+        return came_to("failed", f"{type(e).__name__}: {(str(e).splitlines() or [''])[0]} ({where})")
 
 
 if __name__ == "__main__":
