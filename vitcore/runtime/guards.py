@@ -73,7 +73,7 @@ def _rule(func: Any) -> Rule | None:
 
 def _refuse(where: str, name: str) -> NoReturn:
     raise HostReadError(
-        f"{where}: {name} reads a device value on the host ({_culprit()}); keep it on the device, or "
+        f"{where}: {name} reads a device value on the host ({culprit()}); keep it on the device, or "
         "read it in a log step"
     )
 
@@ -114,10 +114,10 @@ def _made(func: Any, args: Any, kwargs: Any) -> Any:
         torch._C._dispatch_tls_set_dispatch_key_excluded(key, before)
 
 
-def _culprit() -> str:
-    """The innermost line of Python that is neither torch's nor this file's."""
+def culprit(*guards: str) -> str:
+    """The innermost line of Python that is neither torch's nor this file's, nor of the files of other guards."""
     for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(_TORCH) and frame.filename != __file__:
+        if not frame.filename.startswith(_TORCH) and frame.filename not in (__file__, *guards):
             return f"{frame.filename}:{frame.lineno}: {frame.line or frame.name}"
     return "called from torch itself"
 
