@@ -55,7 +55,8 @@ class Backend:
     collective: str | None = None
     """The torch.distributed backend that reduces this device's tensors; None: one process only."""
     precisions: tuple[str, ...] = ("fp32",)
-    """What `--precision` may be; `bf16` is carried out by torch.autocast of the device."""
+    """What `--precision` may be: `fp32`; `bf16`, carried out by torch.autocast of the device, whose table decides what is
+    narrow; `bf16-casts`, carried out by casts in the graph (`vitcore.runtime.casts`), for devices without a table too."""
     rank: int = 0
     """The order in which `--backend auto` tries: the highest that can run here wins."""
     about: str = ""
@@ -80,6 +81,8 @@ class Kernel:
     """Accepts (True) or refuses (False, or a sentence saying why); None accepts always."""
     flushes: Flushes | Callable[[Op], Flushes] = NO_FLUSHES
     """How often it flushes a lazy device by itself: before, inside, after its work."""
+    variant: str = ""
+    """The named formula (`vitcore.step.formulas`) that it computes in place of the reference's, printed on the op."""
     tier: str = "exact"
     """`exact`: the reference's bits; `algebraic`: equal in float64; `numerics`: another formula or rounding."""
 
@@ -100,12 +103,13 @@ def kernel(
     *,
     when: Callable[[Op, World], bool | str] | None = None,
     flushes: Flushes | Callable[[Op], Flushes] = NO_FLUSHES,
+    variant: str = "",
     tier: str = "exact",
 ) -> Callable[[Callable[..., Any]], Kernel]:
     """Decorate a plain function as a kernel for `op`; its name becomes the `impl`."""
 
     def claim(fn: Callable[..., Any]) -> Kernel:
-        return Kernel(op, fn.__name__, fn, when, flushes, tier)
+        return Kernel(op, fn.__name__, fn, when, flushes, variant, tier)
 
     return claim
 

@@ -104,7 +104,7 @@ class Config:
     # Where and how it runs
     backend: str = "auto"
     """Backend, or auto for the best that can run here; see `vitcore backends`."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "bf16-casts"] = "fp32"
     """Precision of the model's arithmetic; parameters and gradients stay fp32."""
     autocast: bool = False
     """The original's name for --precision bf16."""

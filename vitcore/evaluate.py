@@ -30,7 +30,7 @@ class Evaluate:
     """Checkpoint, run folder whose newest checkpoint is taken, file of weights, official name or hub id."""
     backend: str = "auto"
     """Backend, or auto for the best that can run here."""
-    precision: Literal["fp32", "bf16"] | None = None
+    precision: Literal["fp32", "bf16", "bf16-casts"] | None = None
     """Precision of the model's arithmetic."""
     dataset: str | None = None
     """Data set; a file of weights needs it."""

@@ -17,7 +17,7 @@ CPU = Backend(
     device="cpu",
     probe="vitcore_cpu:probe",
     collective="gloo",
-    precisions=("fp32", "bf16"),
+    precisions=("fp32", "bf16", "bf16-casts"),
     rank=10,
     about="the processor, on any machine",
 )

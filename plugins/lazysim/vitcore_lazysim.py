@@ -22,6 +22,7 @@ def vitcore_backends():
             wait="torch._lazy:wait_device_ops",
             counters="vitcore_lazysim:counters",
             split_after=frozenset({"model.forward"}),
+            precisions=("fp32", "bf16-casts"),
             about="torch's lazy tensors on the processor",
         )
     ]

@@ -18,7 +18,7 @@ from vitcore.step.text import parse_module
 BACKENDS = ("cpu", "cuda", "hpu-lazy", "hpu-eager")
 PRECISIONS = ("fp32", "bf16")
 ACCUMULATIONS = (1, 16)
-LOWERED = [(b, p, n) for b in BACKENDS for p in PRECISIONS for n in ACCUMULATIONS]
+LOWERED = [(b, p, n) for b in BACKENDS for p in PRECISIONS for n in ACCUMULATIONS] + [("cpu", "bf16-casts", 1)]
 Golden = Callable[[str, str], None]
 
 

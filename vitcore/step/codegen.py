@@ -14,7 +14,7 @@ from typing import Any
 from vitcore.errors import VitcoreError
 from vitcore.step.ir import Op, Program, Value, values, walk
 
-_SILENT = ("impl", "flushes")
+_SILENT = ("impl", "variant", "flushes")
 
 # What the generated code itself uses; no value and no region may be called so there.
 _RESERVED = frozenset({*keyword.kwlist, "rt", "range", "_"})

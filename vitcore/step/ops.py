@@ -47,8 +47,8 @@ class OpDef:
 
 OPS: dict[str, OpDef] = {}
 
-# Set by lowering on any op: how it is implemented, in which precision, how often it flushes by itself.
-LOWERED_ATTRS = ("impl", "autocast", "flushes")
+# Set by lowering on any op: how it is implemented, by which named formula, in which precision, how often it flushes by itself.
+LOWERED_ATTRS = ("impl", "variant", "autocast", "casts", "flushes")
 
 
 def op(name: str, *, takes: tuple[int, ...] = (), effects: str = "", role: str = "", attrs: str = "") -> Callable:

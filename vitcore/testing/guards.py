@@ -106,7 +106,9 @@ class _NoHiddenCopies(TorchDispatchMode):
             size = source.numel() * source.element_size()
             if size > self.most_bytes:
                 kind = _kind(source, out)
-                raise GuardError(f"{name} copies {size} bytes, {kind} ({culprit(__file__)}); {self.most_bytes} are allowed")
+                raise GuardError(
+                    f"{name} copies {size} bytes, {kind} ({culprit(__file__)}); {self.most_bytes} are allowed"
+                )
         return out
 
 

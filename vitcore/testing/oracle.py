@@ -29,18 +29,16 @@ Bundle = dict[str, Tensor]
 
 
 def oracle(
-    subject: Subject, spec: StepSpec, steps: int, *, dropout: float = 0.0, poisoned: int | None = None,
+    subject: Subject, spec: StepSpec, steps: int, *, dropout: float = 0.0, gelu: str = "tanh", poisoned: int | None = None,
     variants: frozenset[str] = frozenset(),
 ) -> Records:  # fmt: skip
     """The values of every op of some steps and of one evaluation, by op, number and name. `variants` are the named
     formulas that the backend's kernels declare."""
-    net = model(dropout)
+    net = model(dropout, "tanh" if "gelu_tanh" in variants else gelu)
     init_parameters(net, torch.Generator().manual_seed(subject.seed))
     assert net.head is not None
     net.head.weight.data.copy_(head(subject.seed))
     net = net.double()
-    if "gelu_tanh" in variants:
-        net.variant = net.variant.replace(gelu="tanh")
     run = _Run(net, spec, variants)
     data, cursor = feed(subject.seed, spec, World(), poisoned), 0
     try:

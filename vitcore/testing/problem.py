@@ -55,12 +55,12 @@ class Subject:
 
     def open(
         self, spec: StepSpec, *, precision: str = "fp32", world: World | None = None, dropout: float = 0.0,
-        guard: bool = False, wrap: Wrap | None = None, poisoned: int | None = None,
+        gelu: str = "tanh", guard: bool = False, wrap: Wrap | None = None, poisoned: int | None = None,
     ) -> Executable:  # fmt: skip
         """The program, ready to run; `wrap` is put around every kernel."""
         world = world or World()
         return Executable(
-            self.lowered(spec, precision, world), self.backend, self.kernels, model(dropout),
+            self.lowered(spec, precision, world), self.backend, self.kernels, model(dropout, gelu),
             feed(self.seed, spec, world, poisoned), world, guard=guard, wrap=wrap,
         )  # fmt: skip
 
@@ -99,9 +99,9 @@ def reference(of: Subject) -> Subject:
     return replace(of, backend=host, kernels=REFERENCE, passes=())
 
 
-def model(dropout: float = 0.0) -> VisionTransformer:
+def model(dropout: float = 0.0, gelu: str = "tanh") -> VisionTransformer:
     """The model, on the host, its parameters not drawn yet."""
-    return VisionTransformer(_MODEL.replace(dropout=dropout), SIDE, CLASSES)
+    return VisionTransformer(_MODEL.replace(dropout=dropout, gelu=gelu), SIDE, CLASSES)
 
 
 def head(seed: int) -> Tensor:

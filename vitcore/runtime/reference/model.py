@@ -13,6 +13,7 @@ from vitcore.data.order import sample_keys
 from vitcore.model.dropout import dropout_keys
 from vitcore.model.init import init_parameters
 from vitcore.model.loss import cross_entropy
+from vitcore.runtime.casts import ExplicitCasts
 from vitcore.runtime.reference.data import DeviceBatch, Key
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ def init(rt: Runtime, key: Key) -> Params:
     return rt.own_params()
 
 
-def _autocast(rt: Runtime, autocast: str | None) -> AbstractContextManager:
+def _precision(rt: Runtime, autocast: str | None, casts: str | None) -> AbstractContextManager:
+    if casts == "bf16":
+        return ExplicitCasts()
     return torch.autocast(rt.device.type, torch.bfloat16) if autocast == "bf16" else nullcontext()
 
 
@@ -46,11 +49,12 @@ def _keys(rt: Runtime, batch: DeviceBatch, key: Key) -> AbstractContextManager:
 
 
 def forward(
-    rt: Runtime, params: Params, batch: DeviceBatch, key: Key, autocast: str | None = None, label_smoothing: float = 0.0
-) -> tuple[Tensor, Tape]:
+    rt: Runtime, params: Params, batch: DeviceBatch, key: Key, autocast: str | None = None, casts: str | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tape]:  # fmt: skip
     """The mean cross-entropy over the rows of weight 1, and the tape."""
     rt.bind(params, training=True)
-    with _keys(rt, batch, key), _autocast(rt, autocast):
+    with _keys(rt, batch, key), _precision(rt, autocast, casts):
         logits = rt.model(batch.images)
         loss = cross_entropy(logits, batch.labels, batch.weight, label_smoothing)
     return loss.detach(), Tape(loss, params)
@@ -61,8 +65,10 @@ def backward(rt: Runtime, tape: Tape) -> list[Tensor]:
     return list(torch.autograd.grad(tape.loss, tape.params))
 
 
-def apply(rt: Runtime, params: Params, batch: DeviceBatch, autocast: str | None = None) -> Tensor:
+def apply(
+    rt: Runtime, params: Params, batch: DeviceBatch, autocast: str | None = None, casts: str | None = None
+) -> Tensor:
     """Logits [B, K] f32 in evaluation mode, without a graph."""
     rt.bind(params, training=False)
-    with torch.no_grad(), _autocast(rt, autocast):
+    with torch.no_grad(), _precision(rt, autocast, casts):
         return rt.model(batch.images).float()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitcore.errors import VitcoreError
+from vitcore.backend import Kernel
+from vitcore.errors import VitcoreError, nearest
+from vitcore.step.formulas import FORMULAS
 from vitcore.step.ir import FLOW, Op, Program
 from vitcore.step.lowering import Lowering, lowering_pass
 
@@ -19,6 +21,16 @@ def choose_implementations(program: Program, lowering: Lowering) -> Program:
     return replace(program, ops=chosen(program.ops))
 
 
+def _variant(kernel: Kernel) -> dict[str, str]:
+    if kernel.variant and (kernel.variant not in FORMULAS or FORMULAS[kernel.variant].op != kernel.op):
+        known = [name for name, formula in FORMULAS.items() if formula.op == kernel.op]
+        raise VitcoreError(
+            f"kernel {kernel.name!r} of {kernel.op} declares the variant {kernel.variant!r}, which is no named formula of "
+            f"that op{nearest(kernel.variant, known)}; known: {', '.join(known) or 'none'}"
+        )
+    return {"variant": kernel.variant} if kernel.variant else {}
+
+
 def _choose(op: Op, program: Program, lowering: Lowering) -> Op:
     if op.name in FLOW:
         return op
@@ -28,7 +40,7 @@ def _choose(op: Op, program: Program, lowering: Lowering) -> Op:
         if why is None and (kernel is willing[-1] or lowering.fuel.take()):  # the last resort needs no fuel
             before, inside, after = kernel.flushes_for(op)
             flushes = {"flushes": f"{before}/{inside}/{after}"} if before + inside + after else {}
-            return op.with_attrs(impl=kernel.name, **flushes)
+            return op.with_attrs(impl=kernel.name, **_variant(kernel), **flushes)
         lowering.refusals.append(f"@{program.name} {op.name}: {kernel.name} refused: {why or 'out of fuel'}")
     raise VitcoreError(
         f"{op.name} has no kernel on backend {lowering.backend.name!r} that takes it "

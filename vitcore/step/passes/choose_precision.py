@@ -9,7 +9,8 @@ from vitcore.step.ir import Op, Program
 from vitcore.step.lowering import Lowering, lowering_pass
 
 # What each policy sets on the ops that run the model; parameters, gradients and reductions stay fp32 in all of them.
-POLICIES: dict[str, dict[str, str]] = {"fp32": {}, "bf16": {"autocast": "bf16"}}
+# bf16 is what the device's own autocast makes of it, bf16-casts the casts of `vitcore.runtime.casts`, alike everywhere.
+POLICIES: dict[str, dict[str, str]] = {"fp32": {}, "bf16": {"autocast": "bf16"}, "bf16-casts": {"casts": "bf16"}}
 
 
 @lowering_pass("numerics", required=True)

@@ -82,9 +82,15 @@ def _counts(subject: Subject, what: str) -> bool:
 
 def compile_budget(subject: Subject) -> str:
     """C5: no tensor of the state appears after `init`; after some steps, one evaluation, one log and one checkpoint nothing
-    is compiled again, and no op falls back, while the learning rate moves."""
-    spec = subject.spec("adamw", 2)
-    exe = subject.open(spec, dropout=0.1)
+    is compiled again, and no op falls back, while the learning rate moves. In every precision."""
+    graphs = [_warm_up(subject, precision) for precision in subject.backend.precisions]
+    if not _counts(subject, "compiles"):
+        return "no state appears after init; the device counts no compilations"
+    return f"{', '.join(map(str, graphs))} graphs at warm-up, none after; no fallback"
+
+
+def _warm_up(subject: Subject, precision: str) -> int:
+    exe = subject.open(subject.spec("adamw", 2), precision=precision, dropout=0.1)
     try:
         begin = exe.stats().compiles
         state = subject.start(exe)
@@ -95,27 +101,24 @@ def compile_budget(subject: Subject) -> str:
                           f"({sorted(set(new) ^ set(shape))[:3]}); make every slot in opt.init")  # fmt: skip
         first = exe.stats()
         state = exe.step(state, hyper(1))
-        counted = _counts(subject, "compiles")
-        if counted and (compiled := exe.stats().compiles - first.compiles):
-            raise Failure(f"the second step compiles {compiled} graphs that the first did not: something appears at the first "
-                          "update, or a number is a constant of the graph; make state in init, and take scalars by "
+        if compiled := exe.stats().compiles - first.compiles:
+            raise Failure(f"{precision}: the second step compiles {compiled} graphs that the first did not: something appears at "
+                          "the first update, or a number is a constant of the graph; make state in init, and take scalars by "
                           "hyper.tensor")  # fmt: skip
         state = _cycle(exe, state, 2)
         warm = exe.stats()
-        state = _cycle(exe, state, 5)
+        _cycle(exe, state, 5)
         after = exe.stats()
     finally:
         exe.close()
-    if not counted:
-        return "no state appears after init; the device counts no compilations"
     if after.compiles != warm.compiles:
-        raise Failure(f"{after.compiles - warm.compiles} graphs are compiled after warm-up, in steps with a moving learning "
-                      "rate, an evaluation with a padded batch, a log and a checkpoint; look for Python numbers that change and "
-                      "for shapes that do")  # fmt: skip
+        raise Failure(f"{precision}: {after.compiles - warm.compiles} graphs are compiled after warm-up, in steps with a moving "
+                      "learning rate, an evaluation with a padded batch, a log and a checkpoint; look for Python numbers that "
+                      "change and for shapes that do")  # fmt: skip
     if after.fallbacks != warm.fallbacks:
-        raise Failure(f"{after.fallbacks - warm.fallbacks} ops fall back to the host after warm-up; keep the kernels inside "
-                      "the subset that the device records")  # fmt: skip
-    return f"{warm.compiles - begin} graphs at warm-up, none after; no fallback"
+        raise Failure(f"{precision}: {after.fallbacks - warm.fallbacks} ops fall back to the host after warm-up; keep the "
+                      "kernels inside the subset that the device records")  # fmt: skip
+    return warm.compiles - begin
 
 
 def _cycle(exe: Executable, state: State, first: int) -> State:

@@ -1,0 +1,31 @@
+"""Named formulas: where a kernel computes something else than the reference on purpose, and says so.
+
+A kernel declares one (`@kernel(..., variant=NAME)`), the lowered text prints it on the op, and the conformance kit's
+float64 side computes it too. A kernel that differs and declares nothing is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Of which op, and what is computed instead, with its source."""
+
+    op: str
+    says: str
+
+
+FORMULAS: dict[str, Formula] = {
+    "gelu_tanh": Formula(
+        "model.forward",
+        "GELU by its tanh approximation (arXiv 1606.08415, section 2) also where the model's variant says exact; "
+        "`model.apply` of the same backend computes it too",
+    ),
+    "adamw_eps_before_correction": Formula(
+        "opt.update",
+        "Adam's epsilon is added to sqrt(v) before the bias correction (arXiv 1412.6980, the order of section 2's last "
+        "paragraph), as fused kernels of several vendors do; the reference, as torch, adds it after",
+    ),
+}
