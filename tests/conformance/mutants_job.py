@@ -24,4 +24,6 @@ for mutant in chosen:
     # Where all are asked: the others first, as the one that catches it may leave something behind.
     names = [*(n for n in CHECKS if every and n != mutant.check), mutant.check]
     said[mutant.name] = {n: worker.answer(subject(mutant.backend.name), n) for n in names}
+if device == "host":  # what is sound is asked for its values alone
+    said |= {name: {"C3": worker.answer(subject(name), "C3")} for name in vitcore_mutants.SOUND}
 print(json.dumps(said))

@@ -15,7 +15,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "mutants"), str(HERE.parents[1] / "plugins" / "lazysim")]
 
-from vitcore_mutants import MUTANTS  # noqa: E402
+from vitcore_mutants import MUTANTS, SOUND  # noqa: E402
 
 Run = Callable[..., dict[str, dict[str, dict[str, Any]]]]
 
@@ -56,6 +56,11 @@ def test_it_is_caught_and_named(name: str, answers: dict[str, Any]) -> None:
     answer = answers[name][mutant.check]
     assert answer["outcome"] == "failed", answer
     assert all(word in answer["said"] for word in mutant.words), answer["said"]
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_another_formula_that_is_declared_is_followed(name: str, answers: dict[str, Any]) -> None:
+    assert answers[name]["C3"]["outcome"] == "passed", answers[name]
 
 
 @pytest.mark.slow

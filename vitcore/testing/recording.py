@@ -115,15 +115,23 @@ def _kind(op: str) -> str:
     return "parameter" if op.startswith(("grads", "opt", "model")) else "accumulator"
 
 
-def first_divergence(candidate: Records, reference: Records, exact: Records) -> Divergence | None:
-    """Where the candidate leaves the bound; its own order of ops decides what is first. None where it never does."""
+def first_divergence(
+    candidate: Records, reference: Records, exact: Records, usual_exact: Records | None = None
+) -> Divergence | None:
+    """Where the candidate leaves the bound; its own order of ops decides what is first. None where it never does.
+
+    `exact` is what the candidate should compute; the reference's own distance is taken from `usual_exact` where the
+    candidate declares another formula than it.
+    """
+    usual_exact = usual_exact or exact
     for op, number in dict.fromkeys((op, number) for op, number, _ in candidate):
         truth = {n: t for (o, i, n), t in exact.items() if (o, i) == (op, number)}
         if not truth:
             continue
         scale = max(_norm(t) for t in truth.values())
         ours = _distances(candidate, truth, op, number, scale)
-        theirs = _distances(reference, truth, op, number, scale)
+        usual_truth = {n: t for (o, i, n), t in usual_exact.items() if (o, i) == (op, number)}
+        theirs = _distances(reference, usual_truth, op, number, scale)
         usual = sorted(theirs.values())[len(theirs) // 2] if theirs else 0.0
         ratios = {n: d / max(theirs.get(n, 0.0), usual, FLOOR) for n, d in ours.items()}
         worst = max(ratios, key=lambda n: ratios[n], default=None)

@@ -41,6 +41,7 @@ def mutant(
     kind: str | None = None,
     lazy: bool = False,
     flushes: Any = (0, 0, 0),
+    variant: str = "",
     **backend: Any,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Enter a kernel as a backend of its own; the function's name is the mutant's."""
@@ -48,7 +49,7 @@ def mutant(
     def enter(fn: Callable[..., Any]) -> Callable[..., Any]:
         name = fn.__name__
         when = None if kind is None else lambda op, world: op.args[1].ty.has(kind)
-        made = Kernel(op, name, fn, when, flushes)
+        made = Kernel(op, name, fn, when, flushes, variant)
         add(name, what, check, *(words or (op,)), kernels=(made,), lazy=lazy, **backend)
         return fn
 
@@ -66,11 +67,13 @@ def add(name: str, what: str, check: str, *words: str, kernels: tuple[Kernel, ..
 
 @hookimpl
 def vitcore_backends() -> list[Backend]:
-    return [m.backend for m in MUTANTS.values()]
+    return [*(m.backend for m in MUTANTS.values()), *(backend for backend, _ in SOUND.values())]
 
 
 @hookimpl
 def vitcore_kernels(backend: str) -> list[Kernel]:
+    if backend in SOUND:
+        return [*SOUND[backend][1]]
     found = MUTANTS.get(backend.removeprefix("mutant-"))
     if found is None or not backend.startswith("mutant-"):
         return []
@@ -133,6 +136,10 @@ def decay_coupled(rt, params, state, grads, hyper, ok):
     out = rt.opt_update__reference(params, state, grads, hyper, ok)
     hyper.values = saved
     return out
+
+
+def _is_adamw(op: Any, world: Any) -> bool:
+    return op.args[1].ty.has("adamw")
 
 
 def _adam(rt, params, state, grads, hyper, ok, denominator, one=None):
@@ -440,8 +447,43 @@ def falls_back(program: Any, lowering: Any) -> Any:
     return program
 
 
-add("silent_precision", "a precision that is not offered becomes fp32", "C11", "fp7", "not refused",
+add("silent_precision", "a precision that is not offered becomes fp32", "C11", "bf16-casts", "not refused",
     passes=(("begin_lowering", falls_back),))  # fmt: skip
+
+
+# ---- named formulas ----
+
+
+@mutant("opt.update", "a formula is declared, and the usual one computed", "C3", "opt.update", kind="adamw",
+        variant="adamw_eps_before_correction")  # fmt: skip
+def declared_and_not_computed(rt, params, state, grads, hyper, ok):
+    return rt.opt_update__reference(params, state, grads, hyper, ok)
+
+
+def tanh_forward(rt, params, batch, key, autocast=None, casts=None, label_smoothing=0.0):
+    _tanh(rt)
+    return rt.model_forward__autograd(
+        params, batch, key, autocast=autocast, casts=casts, label_smoothing=label_smoothing
+    )
+
+
+def tanh_apply(rt, params, batch, autocast=None, casts=None):
+    _tanh(rt)
+    return rt.model_apply__eager(params, batch, autocast=autocast, casts=casts)
+
+
+def _tanh(rt):
+    for block in rt.model.blocks:
+        block.mlp.approximate = "tanh"
+
+
+SOUND: dict[str, tuple[Backend, tuple[Kernel, ...]]] = {
+    "sound-eps": (replace(HOST, name="sound-eps"), (
+        Kernel("opt.update", "eps_first", eps_before_correction, _is_adamw, variant="adamw_eps_before_correction"),)),
+    "sound-gelu": (replace(HOST, name="sound-gelu"), (
+        Kernel("model.forward", "tanh", tanh_forward, variant="gelu_tanh"), Kernel("model.apply", "tanh", tanh_apply))),
+}  # fmt: skip
+"""Not mutants: they compute another formula, and say so."""
 
 
 # ---- on a lazy device ----

@@ -62,9 +62,12 @@ def divergence(subject: Subject, case: Case, precision: str) -> Divergence | Non
     """The first op that is further from float64 than it may be."""
     candidate = recorded(subject, case, precision, BAD, Recorder())
     usual = recorded(reference(subject), case, precision, BAD, Recorder())
-    exact = oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=case.gelu, poisoned=BAD,
-                   variants=variants(subject.lowered(case.spec, precision)))  # fmt: skip
-    return first_divergence(candidate.records, usual.records, exact)
+    declared = variants(subject.lowered(case.spec, precision))
+    exact, usual_exact = (
+        oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=case.gelu, poisoned=BAD, variants=named)
+        for named in (declared, frozenset[str]())
+    )
+    return first_divergence(candidate.records, usual.records, exact, usual_exact)
 
 
 def recorded(subject: Subject, case: Case, precision: str, poisoned: int | None, recorder: Recorder) -> Recorder:
