@@ -240,10 +240,18 @@ def norm_is_the_largest(rt, grads):
     return torch.stack([(g * g).sum() for g in grads]).max().sqrt()
 
 
-@mutant("grads.add", "every fourth micro-batch is dropped", "C7", "micro-batches")
-def last_micro_batch_dropped(rt, total, more):
+def drops_the_fourth(rt, total, more):
     rt.added = getattr(rt, "added", 0) + 1
-    return total if rt.added % 4 == 0 else rt.grads_add__reference(total, more)
+    return total if rt.added == 4 else rt.grads_add__reference(total, more)
+
+
+def begins_anew(rt, grads, by):
+    rt.added = 0
+    return rt.grads_scale__reference(grads, by)
+
+
+add("fourth_micro_batch_dropped", "the fourth micro-batch of a step is dropped", "C7", "micro-batches",
+    kernels=(Kernel("grads.add", "drops", drops_the_fourth), Kernel("grads.scale", "begins", begins_anew)))  # fmt: skip
 
 
 # ---- the model ----
@@ -295,10 +303,16 @@ def without_dropout(rt, params, batch, key, autocast=None, label_smoothing=0.0):
     return out
 
 
-@mutant("model.forward", "the batch that is borrowed is normalised in place", "C13", "model.forward", "borrowed")
+@mutant(
+    "model.forward",
+    "the positions of the batch, which is borrowed, are overwritten",
+    "C13",
+    "model.forward",
+    "borrowed",
+)
 def writes_into_the_batch(rt, params, batch, key, autocast=None, label_smoothing=0.0):
     out = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing)
-    batch.images.detach().data = batch.images.data.mul_(1.25)
+    batch.positions.add_(1)
     return out
 
 
@@ -396,12 +410,20 @@ def hidden_compensation(rt, params, state, grads, hyper, ok):
     return params, state
 
 
-@mutant("opt.update", "what is computed depends on the process", "C9", "two runs", kind="sgdm")
+_OF_THE_PROCESS = os.urandom(160)
+
+
+@mutant("opt.update", "the last bits depend on the process", "C9", "two runs", kind="sgdm")
 @_no_grad
 def depends_on_the_process(rt, params, state, grads, hyper, ok):
-    for g in grads:
-        g.mul_(1 + (os.getpid() % 61 + 1) * 1.3e-7)
-    return rt.opt_update__reference(params, state, grads, hyper, ok)
+    import torch
+
+    out = rt.opt_update__reference(params, state, grads, hyper, ok)
+    if rt.world.size == 1:
+        last = params[rt.names.index("head.weight")]
+        up = torch.tensor(list(_OF_THE_PROCESS)).view(last.shape) % 2 == 1
+        last.copy_(torch.where(up, last.nextafter(torch.tensor(float("inf"))), last))
+    return out
 
 
 _KEPT: list[Any] = []

@@ -14,7 +14,7 @@ from vitcore.step.ir import Module, walk
 from vitcore.testing.checks import Failure
 from vitcore.testing.oracle import oracle
 from vitcore.testing.problem import Subject, host_leaves, model, reference
-from vitcore.testing.recording import FACTOR, Divergence, Recorder, Records, first_divergence
+from vitcore.testing.recording import FACTOR, FLOOR, NARROW_FLOOR, Divergence, Recorder, Records, first_divergence
 
 STEPS, BAD = 4, 2
 DROPOUT = 0.1
@@ -67,7 +67,8 @@ def divergence(subject: Subject, case: Case, precision: str) -> Divergence | Non
         oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=case.gelu, poisoned=BAD, variants=named)
         for named in (declared, frozenset[str]())
     )
-    return first_divergence(candidate.records, usual.records, exact, usual_exact)
+    floor = FLOOR if precision == "fp32" else NARROW_FLOOR
+    return first_divergence(candidate.records, usual.records, exact, usual_exact, floor)
 
 
 def recorded(subject: Subject, case: Case, precision: str, poisoned: int | None, recorder: Recorder) -> Recorder:
