@@ -20,6 +20,7 @@ VERBS = {
     "export": "write a model in the format of another library",
     "backends": "list backends, where each came from and whether it can run here",
     "conformance": "prove that a backend trains correctly",
+    "new-backend": "write an installable plugin for a device, to be filled in",
     "lower": "print a recipe's step for any backend, without a device",
 }
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"vitcore: error: {verb!r} is no verb{nearest(verb, [*VERBS])}; see vitcore --help", file=sys.stderr)
         return 2
-    return run(importlib.import_module(f"vitcore.{verb}").main, argv[1:])
+    return run(importlib.import_module(f"vitcore.{verb.replace('-', '_')}").main, argv[1:])
 
 
 if __name__ == "__main__":

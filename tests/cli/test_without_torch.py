@@ -27,6 +27,9 @@ LIGHT = [
     ["export", "--help"],
     ["predict", "--help"],
     ["attention", "--help"],
+    ["conformance", "--help"],
+    ["new-backend", "--help"],
+    ["new-backend", "mydev"],
 ]
 # One process for all: what any of them imports stays to be seen, and the first to import it is named.
 PROBE = """

@@ -80,7 +80,7 @@ _EVAL = """step @eval(%p: params<f32>, %c: cursor, %m: metrics) [
 ]"""
 
 _LOG = """step @log(%m: metrics) [
-  %mr = metrics.all_reduce %m {group=dp} : metrics
+  %mr = metrics.all_reduce %m {group=dp} : metrics<synced>
   %r = metrics.read %mr : report
   %m1 = metrics.zero : metrics
   return %m1, %r

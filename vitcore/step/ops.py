@@ -242,11 +242,15 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Sum the accumulators over the ranks of `group`."""
     _operands(a, "metrics")
-    return [METRICS]
+    if a[0].has("synced"):
+        raise Bad("V4", "these metrics are reduced twice; remove one metrics.all_reduce")
+    return [Ty("metrics", ("synced",))]
 
 
 @op("metrics.read", takes=(0,), effects="host")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Wait for the device and read the accumulators: the only host read there is."""
     _operands(a, "metrics")
+    if not a[0].has("synced"):
+        raise Bad("V4", "reads metrics that were never reduced; put metrics.all_reduce before it")
     return [Ty("report")]

@@ -51,6 +51,7 @@ class _Scope:
     made: list[tuple[Value, str, Op | None]] = field(default_factory=list)
     closed: dict[str, str] = field(default_factory=dict)  # value of a block that has ended -> the op with that block
     streams: set[str] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
     regions: set[str] = field(default_factory=set)
     loops: int = 0
 
@@ -73,6 +74,7 @@ class _Scope:
             rule = "V5" if v.ty.kind == "key" else "V3"
             fix = "split the key with rng.split" if rule == "V5" else "use the value that op returned"
             self.fail(rule, path, op, f"{v} was already consumed by {self.spent[v.name]}; {fix}")
+        self.used.add(v.name)
         if not (takes and v.ty.linear):
             return
         if self.loop[v.name] != loop:
@@ -104,6 +106,8 @@ def verify(program: Program) -> Program:
         if v.ty.linear and v.name not in scope.spent and v.name not in params:
             what = "is dropped: it must be consumed exactly once (carry, return or consume it)"
             scope.fail("V3", at, op, f"{v} ({v.ty}) {what}")
+        if op and v.ty.kind == "batch" and v.name not in scope.used:
+            scope.fail("V3", at, op, f"{v} ({v.ty}) is read and never used; use it or remove what makes it")
     _check_results(scope)
     if program.attrs.get("lazy") == "yes" and program.sealed:
         _check_marks(scope, program.ops, path)
@@ -284,6 +288,9 @@ def _check_marks(scope: _Scope, ops: Sequence[Op], path: str) -> None:
         at, name = f"{path}[{i}]", op.attrs.get("name", "")
         if op.name == "repeat":
             _check_marks(scope, op.body, f"{at} repeat")
+        before = ops[i - 1] if i else op
+        if op.name == "rt.mark" and (before.name != "rt.region" or before.attrs["name"] != op.attrs.get("after")):
+            scope.fail("V11", at, op, "stands after no region of that name; remove it")
         if op.name != "rt.region":
             continue
         marked = ops[i + 1].name == "rt.mark"

@@ -39,11 +39,13 @@ class Recorder:
         self.names: Sequence[str] = ()
         self.fault = fault
         self.flush: Callable[[], object] = lambda: None
+        self.impls: dict[str, str] = {}
         self._counts: dict[str, int] = {}
         self._inside = False
 
     def __call__(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
         op = name.partition("__")[0].replace("_", ".", 1)
+        self.impls.setdefault(op, name.partition("__")[2])
         takes = OPS[op].takes
 
         @functools.wraps(kernel)
@@ -103,17 +105,34 @@ class Divergence:
     name: str
     times: float
     distance: float
+    impl: str = ""
 
     def __str__(self) -> str:
-        what = f", {_kind(self.op)} {self.name}" if self.name else ""
         ran = f" (its call {self.number + 1})" if self.number else ""
         further = f"{self.times:.3g}x further from float64 than the reference"
         further = further if self.times < float("inf") else "finite where float64 is not, or the other way round"
-        return f"first diverging op: {self.op}{ran}{what}, {further} (relative distance {self.distance:.2g})"
+        kernel = f" by {self.impl}" if self.impl else ""
+        what = f"{_said(self.op, self.name)}, {further} (relative distance {self.distance:.2g})"
+        return f"first diverging op: {self.op}{kernel}{ran}, {what}"
 
 
-def _kind(op: str) -> str:
-    return "parameter" if op.startswith(("grads", "opt", "model")) else "accumulator"
+def _said(op: str, name: str) -> str:
+    """What a name in an op's results is, for people."""
+    which, _, rest = name.partition(".")
+    if op == "model.forward":
+        return "the loss"
+    if op == "model.apply":
+        return "the logits"
+    if op in ("grads.clip", "grads.norm") and which in ("", "1"):
+        return "the norm"
+    if op == "health.check":
+        return "the flag" if which == "1" else f"accumulator {rest}"
+    if op == "opt.update":
+        slot, _, parameter = rest.partition(".")
+        return f"parameter {rest}" if which == "0" else f"{slot} of {parameter}" if parameter else slot
+    if op.startswith("metrics"):
+        return f"accumulator {name}"
+    return f"parameter {rest if op == 'grads.clip' else name}"
 
 
 def first_divergence(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -68,7 +68,8 @@ def divergence(subject: Subject, case: Case, precision: str) -> Divergence | Non
         for named in (declared, frozenset[str]())
     )
     floor = FLOOR if precision == "fp32" else NARROW_FLOOR
-    return first_divergence(candidate.records, usual.records, exact, usual_exact, floor)
+    found = first_divergence(candidate.records, usual.records, exact, usual_exact, floor)
+    return found and replace(found, impl=candidate.impls.get(found.op, ""))
 
 
 def recorded(subject: Subject, case: Case, precision: str, poisoned: int | None, recorder: Recorder) -> Recorder:

@@ -1,0 +1,44 @@
+"""vitcore-mydev: mydev as a backend of vitcore.
+
+Nothing here may import torch at the top: a backend is read before torch is imported, so that its environment still can be
+set. Import it inside kernels and functions.
+"""
+
+from vitcore.api import Backend, hookimpl, kernel
+
+BACKEND = Backend(
+    name="mydev",  # what --backend takes
+    device="cpu",  # torch's name of the device type; here the host, so that everything runs before anything is changed
+    imports=(),  # modules whose import registers the device with torch
+    env={},  # what the vendor's libraries read when torch is imported
+    probe=None,  # "module:function", without torch: None where the device can run here, else what is missing
+    open=None,  # "module:function" that is called once after the imports
+    wait=None,  # "module:function" that blocks until the device has done all work
+    # A lazy device records and is flushed. Name its flush, what it counts, and the ops that end a region:
+    mark=None,  # "module:function"
+    counters=None,  # "module:function" that gives compiles, cache_hits, flushes, fallbacks
+    split_after=frozenset(),  # such as frozenset({"model.forward"})
+    collective=None,  # torch.distributed's backend for the device's tensors; None: one process only
+    precisions=("fp32",),  # and "bf16" (torch.autocast of the device), "bf16-casts" (casts in the graph)
+    rank=0,  # the order in which --backend auto tries; above 0 it is preferred to the host
+    about="mydev, as it was generated",  # one line for `vitcore backends`
+)
+
+
+# One op, claimed. `when` accepts or refuses by the op's types and the number of ranks, before anything runs; what is not
+# claimed runs on the reference kernels, which a kernel may call. A kernel that flushes a lazy device by itself says
+# flushes=(before, inside, after); one that computes another formula on purpose says variant="...".
+@kernel("opt.update", when=lambda op, world: op.args[1].ty.has("sgdm") or "only momentum SGD")
+def mydev_sgdm(rt, params, state, grads, hyper, ok):
+    """Momentum SGD. Call the vendor's fused update here; keep the old values where the flag `ok` is 0."""
+    return rt.opt_update__reference(params, state, grads, hyper, ok)
+
+
+@hookimpl
+def vitcore_backends():
+    return [BACKEND]
+
+
+@hookimpl
+def vitcore_kernels(backend):
+    return [mydev_sgdm] if backend == BACKEND.name else []
