@@ -155,7 +155,8 @@ def test_without_fuel_the_last_kernel_that_accepts_is_taken(backends: dict) -> N
 
 @pytest.mark.parametrize(("world", "impl"), [(1, "identity"), (8, "flat")])
 def test_one_rank_reduces_nothing_even_without_fuel(world: int, impl: str, backends: dict) -> None:
-    text = "lowering:toy @p(%m: metrics) [\n  %a = metrics.all_reduce %m {{group=dp{}}} : metrics<synced>\n  return %a\n]\n".format
+    reduced = "  %a = metrics.all_reduce %m {{group=dp{}}} : metrics<synced>\n"
+    text = f"lowering:toy @p(%m: metrics) [\n{reduced}  return %a\n]\n".format
     for fuel in (0, None):
         low = lowering(backends, REFERENCE, world=world, fuel=fuel)
         assert str(choose_implementations.run(parse(text("")), low)) == text(f", impl={impl}")
