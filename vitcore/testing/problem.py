@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitcore.backend import Backend, Kernel, World
@@ -66,8 +67,6 @@ class Subject:
 
     def start(self, exe: Executable) -> State:
         """A fresh state whose head is not zero: with a zero head, as `init` makes it, every loss is the same."""
-        import torch
-
         saved = exe.saved(exe.init(self.seed))
         params = list(saved[exe.params_name])
         i = exe.rt.names.index("head.weight")
@@ -93,8 +92,6 @@ def subject(name: str, seed: int = 0, plugins: Plugins | None = None) -> Subject
 
 def reference(of: Subject) -> Subject:
     """The reference kernels on the host, eagerly: what a backend is measured against."""
-    import torch
-
     host = Backend(name="reference", device=torch.Generator().device.type, precisions=of.backend.precisions)
     return replace(of, backend=host, kernels=REFERENCE, passes=())
 
@@ -106,8 +103,6 @@ def model(dropout: float = 0.0, gelu: str = "tanh") -> VisionTransformer:
 
 def head(seed: int) -> Tensor:
     """The head's first weights."""
-    import torch
-
     return torch.randn(CLASSES, _MODEL.width, generator=torch.Generator().manual_seed(seed + 1)) * 0.2
 
 
@@ -146,8 +141,6 @@ class Poisoned(Feed):
 
 def host_leaves(value: Any, names: Sequence[str]) -> dict[str, Tensor]:
     """Every tensor in a nest of tuples, lists and dicts, on the host; bundles by the parameters' names."""
-    import torch
-
     if isinstance(value, torch.Tensor):
         return {"": value.detach().cpu()}
     if isinstance(value, Mapping):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from vitcore import checkpoint
+from vitcore.backend import resolve
 from vitcore.runtime.executable import Executable, State, Stats
 from vitcore.runtime.guards import HostReadError
 from vitcore.step.ir import Op
@@ -75,8 +78,6 @@ def _compare(exe: Executable, before: Stats, expected: int, what: str) -> None:
 
 
 def _counts(subject: Subject, what: str) -> bool:
-    from vitcore.backend import resolve
-
     return subject.backend.counters is not None and what in resolve(subject.backend.counters)()
 
 
@@ -132,8 +133,6 @@ def _cycle(exe: Executable, state: State, first: int) -> State:
 
 
 def _shape(state: State) -> list[str]:
-    from torch import Tensor
-
     found = []
 
     def look(value: object, path: str) -> None:

@@ -106,19 +106,19 @@ def accumulation(subject: Subject) -> str:
             exe.close()
 
     ours, theirs = ((ends(s, 4), ends(s, 1)) for s in (subject, reference(subject)))
-    apart = {n: _apart(*ours, n) for n in ours[0]}
-    worst = max(apart, key=lambda n: apart[n])
-    bound = FACTOR * max(_apart(*theirs, worst), ROUNDING)
-    if not apart[worst] <= bound:
-        raise Failure(f"after 3 steps parameter {worst} of 4 micro-batches of 2 is {apart[worst]:.2g} (relative) from that of "
+    distances = {n: apart(ours[0][n], ours[1][n]) for n in ours[0]}
+    worst = max(distances, key=lambda n: distances[n])
+    bound = FACTOR * max(apart(theirs[0][worst], theirs[1][worst]), ROUNDING)
+    if not distances[worst] <= bound:
+        raise Failure(f"after 3 steps parameter {worst} of 4 micro-batches of 2 is {distances[worst]:.2g} (relative) from that of "
                       f"one batch of 8, where {bound:.2g} is rounding; look at grads.zero, grads.add and grads.scale, and "
                       "at how many batches are read")  # fmt: skip
-    return f"4 x 2 and 1 x 8 images differ by {apart[worst]:.1e} at most"
+    return f"4 x 2 and 1 x 8 images differ by {distances[worst]:.1e} at most"
 
 
-def _apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor], name: str) -> float:
-    one, two = a[name].double(), b[name].double()
-    distance = float((one - two).norm() / two.norm().clamp(min=1e-12))
+def apart(a: Tensor, b: Tensor) -> float:
+    """The relative distance of two tensors, infinite where one of them is not finite."""
+    distance = float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-12))
     return distance if distance == distance else float("inf")
 
 

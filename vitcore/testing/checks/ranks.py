@@ -17,13 +17,12 @@ from torch import Tensor
 from vitcore.backend import World
 from vitcore.runtime.distributed import close_group, open_group, world_from_env
 from vitcore.testing.checks import Failure, NotApplicable
+from vitcore.testing.checks.numbers import ROUNDING, apart
 from vitcore.testing.problem import Subject, host_leaves, reference
 from vitcore.testing.recording import FACTOR
 
 STEPS = 3
 CASES = {"sgdm": (1, 0.0), "adamw": (2, 0.1)}
-# Relative distance of two sums of one set of numbers in other orders, over a few steps.
-ROUNDING = 2e-6
 
 
 def two_ranks(subject: Subject) -> str:
@@ -103,8 +102,8 @@ def _compare(subject: Subject, optimizer: str, ranks: list[tuple[dict[str, Tenso
     alone, expected = _train(subject, optimizer, World())
     usual, _ = _train(reference(subject), optimizer, World())
     for name, value in alone.items():
-        distance = _apart(zero[name], value)
-        bound = FACTOR * max(_apart(usual[name], value), ROUNDING)
+        distance = apart(zero[name], value)
+        bound = FACTOR * max(apart(usual[name], value), ROUNDING)
         if not distance <= bound:
             raise Failure(f"{optimizer}: parameter {name} of two ranks is {distance:.2g} (relative) from that of one rank with "
                           f"the joined batch, where {bound:.2g} is rounding; look at grads.all_reduce")  # fmt: skip
@@ -113,8 +112,3 @@ def _compare(subject: Subject, optimizer: str, ranks: list[tuple[dict[str, Tenso
             raise Failure(
                 f"{optimizer}: metrics.all_reduce: {name} of two ranks is {report[name]:g}, of one {expected[name]:g}"
             )
-
-
-def _apart(a: Tensor, b: Tensor) -> float:
-    distance = float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-12))
-    return distance if distance == distance else float("inf")

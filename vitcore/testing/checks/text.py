@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from vitcore.backend import World
 from vitcore.errors import VitcoreError
@@ -104,7 +105,7 @@ def refusals(subject: Subject) -> str:
             "precision 'fp32' is not offered; every backend computes it, as everything is measured against it"
         )
     for precision in (*(p for p in POLICIES if p not in backend.precisions), "fp7"):
-        _refused(lambda p=precision: _lower(subject, subject.spec("sgdm"), p, World()), precision)
+        _refused(partial(_lower, subject, subject.spec("sgdm"), precision, World()), precision)
     for hook in ("open", "mark", "wait", "counters", "probe"):
         named = getattr(backend, hook)
         if named is not None and ":" not in named:
@@ -117,9 +118,9 @@ def refusals(subject: Subject) -> str:
     return f"precisions beyond {', '.join(backend.precisions)}" + ("" if backend.collective else ", and two ranks")
 
 
-def _refused(act: object, name: str) -> None:
+def _refused(act: Callable[[], object], name: str) -> None:
     try:
-        act()  # type: ignore[operator]
+        act()
     except VitcoreError as e:
         if name not in str(e):
             raise Failure(f"the refusal of {name!r} does not name it: {e}") from e
