@@ -110,8 +110,8 @@ def accumulation(subject: Subject) -> str:
     worst = max(distances, key=lambda n: distances[n])
     bound = FACTOR * max(apart(theirs[0][worst], theirs[1][worst]), ROUNDING)
     if not distances[worst] <= bound:
-        raise Failure(f"after 3 steps parameter {worst} of 4 micro-batches of 2 is {distances[worst]:.2g} (relative) from that of "
-                      f"one batch of 8, where {bound:.2g} is rounding; look at grads.zero, grads.add and grads.scale, and "
+        raise Failure(f"after 3 steps parameter {worst} of 4 micro-batches of 2 is {distances[worst]:.2g} (relative) from that "
+                      f"of one batch of 8, where {bound:.2g} is rounding; look at grads.zero, grads.add and grads.scale, and "
                       "at how many batches are read")  # fmt: skip
     return f"4 x 2 and 1 x 8 images differ by {distances[worst]:.1e} at most"
 
