@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -18,7 +19,8 @@ import tyro
 from vitcore.cli import run
 from vitcore.commandline import parse
 from vitcore.errors import VitcoreError
-from vitcore.plugins import load_plugins
+from vitcore.plugins import Plugins, load_plugins
+from vitcore.runtime.opening import unavailable
 
 TEMPLATE = Path(__file__).parent / "template"
 # File of the template -> file of the plugin.
@@ -45,17 +47,12 @@ class NewBackend:
 def main(argv: Sequence[str]) -> int:
     """Write the folder and say what to do next."""
     asked = parse(NewBackend, argv, "vitcore new-backend", __doc__ or "")
-    backends = load_plugins().backends
+    plugins = load_plugins()
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", asked.name):
         raise VitcoreError(f"{asked.name!r} is no name for a backend: lower-case letters, digits and single dashes, a letter "
                            "first, such as mydev")  # fmt: skip
-    if asked.name in backends:
-        raise VitcoreError(
-            f"a backend named {asked.name!r} is installed already; choose another name, or uninstall its package"
-        )
-    # The host's type, from the backend that is tried last: it runs anywhere.
-    host = min(backends.values(), key=lambda b: b.rank).device if backends else ""
-    device = asked.device or host
+    refuse_taken(asked.name, plugins)
+    device = host_device(plugins) if asked.device is None else asked.device
     if not re.fullmatch(r"[a-z][a-z0-9_]*", device):
         raise VitcoreError(f"--device {device!r} is no name of a torch device type; give one, without a number")
     folder = write(Path(asked.output or f"vitcore-{asked.name}"), asked.name, device)
@@ -63,9 +60,41 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def refuse_taken(name: str, plugins: Plugins) -> None:
+    """A name under which the plugin could not be chosen, or would hide what is installed."""
+    if name == "auto":
+        raise VitcoreError(
+            "--backend auto means the best backend that can run here; choose another name, such as mydev"
+        )
+    module = module_name(name)
+    taken = {f"backend named {name!r}": name in plugins.backends, f"plugin named {name!r}": name in plugins.entries,
+             f"module named {module!r}": importlib.util.find_spec(module) is not None}  # fmt: skip
+    for what, is_taken in taken.items():
+        if is_taken:
+            raise VitcoreError(f"a {what} is installed already; choose another name, or uninstall its package")
+
+
+def host_device(plugins: Plugins) -> str:
+    """The host's device type, from the one of vitcore's own backends that is tried last: a stranger's rank says nothing."""
+    entries = {name: plugins.entries[origin] for name, origin in plugins.origin.items()}
+    own = [plugins.backends[name] for name, e in entries.items() if e.dist is not None and e.dist.name == "vitcore"]
+    here = [b for b in own if unavailable(b) is None]
+    if not here:
+        raise VitcoreError(
+            "none of vitcore's own backends can run here, so the host's device type is not known; give --device, or "
+            "unset VITCORE_PLUGINS"
+        )
+    return min(here, key=lambda b: b.rank).device
+
+
+def module_name(name: str) -> str:
+    """The plugin's module."""
+    return f"vitcore_{name.replace('-', '_')}"
+
+
 def write(folder: Path, name: str, device: str) -> Path:
     """The plugin's files in a folder that appears whole or not at all."""
-    if folder.exists():
+    if os.path.lexists(folder):
         raise VitcoreError(f"{folder}: it exists already; choose another --output, or remove it first")
     temporary = None
     try:
@@ -86,9 +115,8 @@ def write(folder: Path, name: str, device: str) -> Path:
 
 def rendered(name: str, device: str) -> dict[str, str]:
     """Each file of the plugin, by its path, as text."""
-    identifier = name.replace("-", "_")
     words = {
-        "name": name, "device": device, "identifier": identifier, "module": f"vitcore_{identifier}",
+        "name": name, "device": device, "identifier": name.replace("-", "_"), "module": module_name(name),
         "class_name": "".join(part.capitalize() for part in name.split("-")),
     }  # fmt: skip
     return {

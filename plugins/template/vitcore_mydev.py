@@ -8,7 +8,7 @@ from vitcore.api import Backend, hookimpl, kernel
 
 BACKEND = Backend(
     name="mydev",  # what --backend takes
-    device="cpu",  # torch's name of the device type; here the host, so that everything runs before anything is changed
+    device="cpu",  # torch's name of the device type; generated without --device it is the host's, which runs at once
     imports=(),  # modules whose import registers the device with torch
     env={},  # what the vendor's libraries read when torch is imported
     probe=None,  # "module:function", without torch: None where the device can run here, else what is missing
@@ -20,7 +20,7 @@ BACKEND = Backend(
     split_after=frozenset(),  # such as frozenset({"model.forward"})
     collective=None,  # torch.distributed's backend for the device's tensors; None: one process only
     precisions=("fp32",),  # and "bf16" (torch.autocast of the device), "bf16-casts" (casts in the graph)
-    rank=0,  # the order in which --backend auto tries; above 0 it is preferred to the host
+    rank=0,  # --backend auto takes the highest that can run here; `vitcore backends` lists them in this order
     about="mydev, as it was generated",  # one line for `vitcore backends`
 )
 
