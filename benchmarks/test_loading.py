@@ -5,9 +5,13 @@ python -m pytest benchmarks/test_loading.py
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,20 @@ print(peak() - before)
 """
 
 
+def second_core_is_free() -> bool:
+    """Whether two threads of work take hardly longer than one: the loader reads in two, so beside another job no ratio says
+    anything of it."""
+    data = bytes(64 << 20)
+    with ThreadPoolExecutor(2) as pool:
+
+        def seconds(times: int) -> float:
+            start = time.perf_counter()
+            list(pool.map(zlib.crc32, [data] * times))
+            return time.perf_counter() - start
+
+        return statistics.median(seconds(2) / seconds(1) for _ in range(5)) < 1.3
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = build_model("ViT-B_16", 224, 1000)
@@ -49,8 +67,11 @@ def test_loading_takes_little_more_than_numpys_reading(
         with np.load(file) as archive:
             return {name: archive[name] for name in archive.files}
 
+    free = second_core_is_free()
     ratio = paired(lambda: vitcore.load(file), numpy, pairs=15)
     report(f"load and build / numpy reading, ViT-B_16 of {file.stat().st_size / 2**20:.0f} MiB: {ratio} (bound {TIME})")
+    if ratio.low > TIME and not (free and second_core_is_free()):
+        pytest.skip(f"another job has the second core, so the ratio {ratio} says nothing of the loader")
     assert ratio.low <= TIME, ratio
 
 
