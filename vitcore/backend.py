@@ -26,6 +26,29 @@ class World:
 
 
 @dataclass(frozen=True)
+class Simulator:
+    """A stand-in for a device on ordinary machines, as data; used only where `--simulate` asks for it.
+
+    It shows what a program asks of the device, and computes what the program says. It says nothing of the device's speed.
+    """
+
+    name: str
+    """What everything that it takes part in is marked with."""
+    backends: tuple[str, ...]
+    """The backends whose device it simulates."""
+    install: str
+    """Called with the backend after its environment is set and before its libraries are imported."""
+    probe: str | None = None
+    """Torch-free: None where it can run here, else a sentence that says what is missing."""
+    without: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Kernels that it cannot run, each with the reason."""
+    events: str | None = None
+    """Returns what made the device work since the last call: a list of `vitcore.runtime.events.Event`."""
+    about: str = ""
+    """One line for `vitcore backends`."""
+
+
+@dataclass(frozen=True)
 class Backend:
     """A device as data. Every callable is named "module:function" and resolved only when the backend is chosen."""
 
@@ -48,8 +71,11 @@ class Backend:
     """Blocks until the device has done all work."""
     counters: str | None = None
     """Returns a mapping of what the device counts: compiles, cache_hits, flushes, fallbacks."""
-    leaf: str = "autograd"
-    """The implementation of the compute leaf: `autograd`."""
+    failure: str | None = None
+    """Called with an exception that the device's libraries raised while they were imported or opened: returns a sentence
+    that says what is wrong and what to do, or None where it does not know the exception. Torch-free."""
+    compiler: str | None = None
+    """The torch.compile backend of the leaf `compiled`, for backends that offer it (`vitcore.api.COMPILED`)."""
     split_after: frozenset[str] = frozenset()
     """Ops that end a region."""
     collective: str | None = None
@@ -61,6 +87,13 @@ class Backend:
     """The order in which `--backend auto` tries: the highest that can run here wins."""
     about: str = ""
     """One line for `vitcore backends`."""
+    simulator: Simulator | None = None
+    """What stands in for the device in this run; set by `--simulate` and never by a plugin."""
+
+    @property
+    def title(self) -> str:
+        """The name for people and records: one that is simulated always says so."""
+        return f"{self.name} (SIMULATED by {self.simulator.name})" if self.simulator else self.name
 
     @property
     def lazy(self) -> bool:

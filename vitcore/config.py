@@ -108,8 +108,14 @@ class Config:
     """Precision of the model's arithmetic; parameters and gradients stay fp32."""
     autocast: bool = False
     """The original's name for --precision bf16."""
+    simulate: bool = False
+    """Use the installed simulator of the backend's device, for development; everything it takes part in says SIMULATED."""
     disable_pass: tuple[str, ...] = ()
     """Passes of the lowering to leave out, by name."""
+    disable_kernel: tuple[str, ...] = ()
+    """Kernels of the backend to leave out, by name; `all` leaves the reference kernels alone."""
+    env: tuple[str, ...] = ()
+    """NAME=VALUE settings for the device's libraries, put into the environment before they are imported."""
     threads: int = 0
     """Threads of torch's operators on the host; 0 leaves torch's own choice."""
 
@@ -177,6 +183,11 @@ class Config:
                 f"--train_batch_size {self.train_batch_size} is not divisible by --gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps}: each step is that many equal micro-batches; change one of them"
             )
+        for pair in self.env:
+            if not pair.partition("=")[1] or not pair.partition("=")[0]:
+                raise VitcoreError(f"--env {pair!r} is no setting; write NAME=VALUE")
+        if self.simulate and self.backend == "auto":
+            raise VitcoreError("--simulate needs the name of a backend whose device is to be simulated; give --backend")
         if not 0 < self.augment_scale[0] <= self.augment_scale[1]:
             raise VitcoreError(f"--augment_scale {self.augment_scale} is no range: give two factors, 0 < low <= high")
 

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from vitcore.backend import Backend
 from vitcore.cli import run
 from vitcore.commandline import parse
 from vitcore.errors import VitcoreError, nearest
 from vitcore.plugins import load_plugins
+from vitcore.simulation import simulated
 from vitcore.testing.checks import CHECKS
 from vitcore.testing.process import Answer, Worker
 
@@ -24,6 +26,8 @@ class Conformance:
 
     backend: str
     """Backend to check, installed here."""
+    simulate: bool = False
+    """Check it on the installed simulator of its device."""
     checks: tuple[str, ...] = tuple(CHECKS)
     """Checks to run, of C1 to C13."""
     seed: int = 0
@@ -41,9 +45,10 @@ def main(argv: Sequence[str]) -> int:
                 f"check {name!r} is unknown{nearest(name, [*CHECKS])}; choose some of {', '.join(CHECKS)}"
             )
     plugins = load_plugins()
-    plugins.backend(asked.backend)
+    backend = plugins.backend(asked.backend)
+    backend = simulated(plugins, backend) if asked.simulate else backend
     output = None if asked.output is None else _folder(Path(asked.output))
-    worker, answers = Worker(asked.backend, asked.seed), list[Answer]()
+    worker, answers = Worker(asked.backend, asked.seed, simulate=asked.simulate), list[Answer]()
     try:
         for name in asked.checks:
             answer = worker.ask(name)
@@ -55,10 +60,10 @@ def main(argv: Sequence[str]) -> int:
     finally:
         worker.close()
     failed = [a.check for a in answers if a.outcome == "failed"]
-    print(f"{asked.backend}: {_verdict(answers)}")
+    print(f"{backend.title}: {_verdict(answers)}")
     if output is not None:
         package = plugins.package(plugins.origin[asked.backend])
-        for path in write_report(output, asked.backend, package, asked.seed, answers):
+        for path in write_report(output, backend, package, asked.seed, answers):
             print(f"wrote {path}")
     return 1 if failed else 0
 
@@ -77,17 +82,17 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def write_report(folder: Path, backend: str, package: str, seed: int, answers: Sequence[Answer]) -> list[Path]:
+def write_report(folder: Path, backend: Backend, package: str, seed: int, answers: Sequence[Answer]) -> list[Path]:
     """The report as Markdown for people and JSON for programs; what was run where stands in it."""
     facts = {
-        "backend": backend, "package": package, "vitcore": version("vitcore"), "torch": version("torch"),
+        "backend": backend.title, "package": package, "vitcore": version("vitcore"), "torch": version("torch"),
         "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}", "seed": seed,
     }  # fmt: skip
     checks = [{**asdict(a), "claim": CHECKS[a.check].claim} for a in answers]
     texts = {".md": _markdown(facts, answers), ".json": json.dumps({**facts, "checks": checks}, indent=1)}
     written = []
     for suffix, text in texts.items():
-        path = folder / f"conformance-{backend}{suffix}"
+        path = folder / f"conformance-{backend.name}{'-SIMULATED' if backend.simulator else ''}{suffix}"
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as e:

@@ -30,6 +30,8 @@ class Evaluate:
     """Checkpoint, run folder whose newest checkpoint is taken, file of weights, official name or hub id."""
     backend: str = "auto"
     """Backend, or auto for the best that can run here."""
+    simulate: bool = False
+    """Use the installed simulator of the backend's device."""
     precision: Literal["fp32", "bf16", "bf16-casts"] | None = None
     """Precision of the model's arithmetic."""
     dataset: str | None = None
@@ -77,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
                 say(line)
         _, values = session.evaluate(state)
         bad = session.feed.bad_images
-    result = {**values, "backend": plan.backend.name, **result}
+    result = {**values, "backend": plan.backend.title, **result}
     if plan.world.rank == 0:
         if bad:
             say(f"{bad} image file(s) could not be read and were left out")
@@ -86,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         else:
             print(
                 f"accuracy {values['accuracy']:.2f} % ({values['correct']} of {values['total']}), top-5 "
-                f"{values['top5']:.2f} %, loss {values['loss']:.4f}; {result['checkpoint']} on {plan.backend.name}"
+                f"{values['top5']:.2f} %, loss {values['loss']:.4f}; {result['checkpoint']} on {plan.backend.title}"
             )
     return 0
 
@@ -133,7 +135,9 @@ def _config(asked: Evaluate) -> Config:
     except (ValueError, KeyError, TypeError) as e:
         raise VitcoreError(f"checkpoint {path}: {file.name} holds no configuration ({type(e).__name__}: {e}); it is "
                            "corrupt or of another version") from e  # fmt: skip
-    return replace(config, **changes, resume=asked.checkpoint, pretrained_dir=None)
+    # What belongs to the device that it was trained on stays behind.
+    here: dict[str, Any] = {"simulate": asked.simulate, "disable_kernel": (), "env": ()}
+    return replace(config, **{**here, **changes}, resume=asked.checkpoint, pretrained_dir=None)
 
 
 if __name__ == "__main__":

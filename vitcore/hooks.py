@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from vitcore.backend import Backend, Kernel
+    from vitcore.backend import Backend, Kernel, Simulator
     from vitcore.flags import Flag
     from vitcore.step.lowering import Pass
 
@@ -26,6 +26,10 @@ class Hooks:
     @hookspec
     def vitcore_kernels(self, backend: str) -> Iterable[Kernel]:  # type: ignore[empty-body]
         """Kernels for a backend, its own or another's; later plugins are asked first, the reference kernels last."""
+
+    @hookspec
+    def vitcore_simulators(self) -> Iterable[Simulator]:  # type: ignore[empty-body]
+        """Stand-ins for devices, for development; `--simulate` uses the one for the chosen backend, and nothing else does."""
 
     @hookspec
     def vitcore_passes(self, backend: str) -> Iterable[tuple[str, Pass]]:  # type: ignore[empty-body]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from vitcore.backend import Backend, Kernel, World
 from vitcore.config import Config
 from vitcore.debug import debug_level
-from vitcore.errors import VitcoreError
+from vitcore.errors import VitcoreError, nearest
 from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
 from vitcore.runtime.distributed import world_from_env
 from vitcore.runtime.opening import choose_backend
 from vitcore.runtime.reference import REFERENCE
+from vitcore.simulation import simulated
 from vitcore.step.build import build
 from vitcore.step.codegen import source
 from vitcore.step.ir import Module
@@ -44,7 +46,7 @@ class Plan:
     def explain(self) -> str:
         """The passes as they ran, the implementation of every op, and every kernel that refused one."""
         lines = [
-            f"backend {self.backend.name}: {self.why}",
+            f"backend {self.backend.title}: {self.why}",
             "",
             *self.lowering.log,
             "",
@@ -64,19 +66,49 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
         find_dataset(config.dataset)
         config = _find_weights(config)
     if to_run or config.backend == "auto":
-        backend, why = choose_backend(plugins, config.backend)
+        backend, why = choose_backend(plugins, config.backend, simulate=config.simulate)
     else:
         backend, why = plugins.backend(config.backend), "asked for"
+        backend = simulated(plugins, backend) if config.simulate else backend
+    backend = with_env(backend, config.env)
     world = world_from_env()
     if world.size > 1 and backend.collective is None:
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
-    kernels = (*plugins.kernels(backend.name), *REFERENCE)
-    lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env())
+    kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel)
+    lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(config.spec)
     lowered = lower(neutral, lowering, pipeline(extra, config.disable_pass))
     _debug(backend, why, neutral, lowering)
     return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering)
+
+
+def choose_kernels(
+    plugins: Plugins, backend: Backend, disabled: Collection[str] = ()
+) -> tuple[tuple[Kernel, ...], list[str]]:
+    """The kernels that a backend asks, in order, and a line for each that is left out: by name, or because the simulator
+    cannot run it."""
+    offered = plugins.kernels(backend.name)
+    names = list(dict.fromkeys(k.name for k in offered))
+    for name in disabled:
+        if name not in ("all", *names):
+            raise VitcoreError(f"--disable_kernel {name!r} is no kernel of backend {backend.name!r}{nearest(name, names)}; "
+                               f"it has: {', '.join(names) or 'none'}")  # fmt: skip
+    reasons = dict(backend.simulator.without) if backend.simulator else {}
+    reasons |= dict.fromkeys(names if "all" in disabled else disabled, "left out by --disable_kernel")
+    kept = [k for k in offered if k.name not in reasons]
+    said = [f"{k.op}: {k.name} refused: {reasons[k.name]}" for k in offered if k.name in reasons]
+    return (*kept, *REFERENCE), said
+
+
+def with_env(backend: Backend, pairs: Sequence[str]) -> Backend:
+    """The backend with further settings of its environment; its own are not to be overridden."""
+    asked = dict(pair.split("=", 1) for pair in pairs)
+    for name in asked.keys() & backend.env.keys():
+        if asked[name] != backend.env[name]:
+            raise VitcoreError(f"--env {name}={asked[name]}: backend {backend.name!r} needs {name}={backend.env[name]}; leave "
+                               "it out, or choose another backend")  # fmt: skip
+    return replace(backend, env={**backend.env, **asked})
 
 
 def _find_weights(config: Config) -> Config:
@@ -96,6 +128,6 @@ def _debug(backend: Backend, why: str, neutral: Module, lowering: Lowering) -> N
     """`VITCORE_DEBUG` 1: the backend and the passes; 2: programs before the passes and after each change."""
     level = debug_level()
     if level >= 1:
-        print("\n".join([f"backend {backend.name}: {why}", *lowering.log]), file=sys.stderr)
+        print("\n".join([f"backend {backend.title}: {why}", *lowering.log]), file=sys.stderr)
     if level >= 2:
         print("\n".join([str(neutral), *(f"// {title}\n{text}" for title, text in lowering.dumps)]), file=sys.stderr)

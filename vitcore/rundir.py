@@ -52,8 +52,9 @@ def put_aside(run_dir: Path, step: int) -> Path | None:
 class RunFolder:
     """Writes one run's records. On ranks other than 0 `write=False` makes every method do nothing."""
 
-    def __init__(self, path: Path, *, write: bool = True) -> None:
+    def __init__(self, path: Path, *, write: bool = True, simulated: str | None = None) -> None:
         self.path, self.write = path, write
+        self._mark = {"simulated": simulated} if simulated else {}
         self._metrics: Any = None
         self._board: Any = None
 
@@ -67,7 +68,7 @@ class RunFolder:
             "step.py": python,
             "fingerprint.txt": fingerprint + "\n",
         }
-        for name, text in {"config.json": json.dumps(config, indent=1) + "\n", **texts}.items():
+        for name, text in {"config.json": json.dumps({**config, **self._mark}, indent=1) + "\n", **texts}.items():
             (self.path / name).write_text(text, encoding="utf-8")
         self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
         # Imported late: it takes about a second and a run that fails early does not need it.
@@ -79,11 +80,11 @@ class RunFolder:
         """One line of metrics.jsonl, and a TensorBoard scalar `event/name` for each value."""
         if not self.write or self._metrics is None:
             return
-        line = {"event": event, "step": step, "time": round(time.time(), 3), **values}
+        line = {"event": event, "step": step, "time": round(time.time(), 3), **values, **self._mark}
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
         for name, value in values.items():
-            self._board.add_scalar(f"{event}/{name}", value, step)
+            self._board.add_scalar(f"{'SIMULATED/' if self._mark else ''}{event}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -34,6 +34,7 @@ class Session:
         config = plan.config
         self.plan, self.config, self.world, self.origin = plan, config, plan.world, origin
         self.variant = origin.variant
+        self.simulator = plan.backend.simulator
         self.started_from: str | None = None
         """Where the first parameters came from; None for those that were drawn, and after resuming what the checkpoint
         says."""
@@ -111,6 +112,7 @@ class Session:
             own.KEY: self.about,
             "fingerprint": exe.fingerprint,
             "weights": self.started_from,
+            **({"simulated": self.simulator.name} if self.simulator else {}),
         }
         return checkpoint.save(path, tensors, values, {**about, "config": self.config.as_dict(), **facts})
 

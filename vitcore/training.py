@@ -55,7 +55,8 @@ class Trainer:
         config = self.config
         origin = find_origin(config)  # first: what is refused leaves no folder
         run_dir = rundir.prepare(config.output_dir, config.name)
-        self.folder = rundir.RunFolder(run_dir, write=self.lead)
+        simulator = self.plan.backend.simulator
+        self.folder = rundir.RunFolder(run_dir, write=self.lead, simulated=simulator.name if simulator else None)
         self.observers = [o for some in self.plan.plugins.ask("vitcore_observers", run_dir=str(run_dir)) for o in some]
         with Session(self.plan, origin) as self.session, Interrupt() as self.interrupt:
             state, step = self._start()
@@ -107,7 +108,9 @@ class Trainer:
     def _announce(self, step: int) -> None:
         c, s, say = self.config, self.session, self.progress.say
         parameters = sum(p.numel() for p in s.executable.rt.own_params())
-        say(f"backend {self.plan.backend.name} ({self.plan.why})")
+        say(f"backend {self.plan.backend.title} ({self.plan.why})")
+        if s.simulator:
+            say(f"SIMULATED by {s.simulator.name}: {s.simulator.about}")
         say(f"precision {c.precision}, ranks: {self.plan.world.size}")
         say(f"model {s.variant.name}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
@@ -163,9 +166,10 @@ class Trainer:
         if step != last_log:
             return False
         # Several ranks vote, and only right after a log step, where they wait for each other anyway.
-        votes = every_rank((asked, self.signum))
-        self.signum = next((signum for _, signum in votes if signum is not None), None)
-        return any(asked for asked, _ in votes)
+        # A vote is 0 to go on, else the signal, or -1 for stopping without one.
+        votes = every_rank((self.signum or -1) if asked else 0, self.session.executable.rt.device)
+        self.signum = next((round(vote) for vote in votes if vote > 0), None)
+        return any(votes)
 
     @property
     def images_per_second(self) -> float:
@@ -237,7 +241,7 @@ class Trainer:
             self.progress.say(f"{bad} image file(s) could not be read and were left out")
         return Result(
             evaluated["accuracy"], int(evaluated["correct"]), int(evaluated["total"]), evaluated["loss"], step,
-            round(self.watch.seconds, 3), round(self.images_per_second, 2), self.plan.backend.name,
+            round(self.watch.seconds, 3), round(self.images_per_second, 2), self.plan.backend.title,
             str(saved or newest(run_dir) or "") or None, str(run_dir), signum,
         )  # fmt: skip
 

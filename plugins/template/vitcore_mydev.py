@@ -13,6 +13,8 @@ BACKEND = Backend(
     env={},  # what the vendor's libraries read when torch is imported
     probe=None,  # "module:function", without torch: None where the device can run here, else what is missing
     open=None,  # "module:function" that is called once after the imports
+    failure=None,  # "module:function" that turns what the libraries raise into a sentence with a remedy, or None
+    compiler=None,  # torch.compile's backend, where vitcore_kernels offers vitcore.api.COMPILED
     wait=None,  # "module:function" that blocks until the device has done all work
     # A lazy device records and is flushed. Name its flush, what it counts, and the ops that end a region:
     mark=None,  # "module:function"

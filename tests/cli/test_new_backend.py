@@ -92,7 +92,7 @@ def test_every_field_of_a_backend_is_shown_with_what_it_is() -> None:
         for line in text.splitlines()
         if line.startswith("    ") and "=" in line and "#" in line
     }
-    assert {*shown} >= {*Backend.__dataclass_fields__} - {"leaf"}, {*Backend.__dataclass_fields__} - {*shown}
+    assert {*shown} >= {*Backend.__dataclass_fields__} - {"simulator"}, {*Backend.__dataclass_fields__} - {*shown}
 
 
 @pytest.mark.parametrize(

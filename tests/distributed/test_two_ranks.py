@@ -227,4 +227,4 @@ def test_ranks_that_cannot_meet_are_refused_with_the_remedy(monkeypatch: pytest.
         open_group(gloo, World(2, 0))
     open_group(none, World())  # one rank needs nothing
     with pytest.raises(ValueError, match="process group has not been initialized"):
-        every_rank(1)
+        every_rank(1, torch.device("cpu"))

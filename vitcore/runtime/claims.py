@@ -12,3 +12,9 @@ MULTI_TENSOR: tuple[Kernel, ...] = (
     Kernel("grads.clip", "foreach", f"{_FN}:clip_foreach", tier="algebraic"),
     Kernel("grads.norm", "foreach", f"{_FN}:norm_foreach", tier="algebraic"),
 )
+
+# The leaf `compiled`, for backends that name a `compiler`. The backward is autograd's, through what was compiled.
+COMPILED: tuple[Kernel, ...] = (
+    Kernel("model.forward", "compiled", "vitcore.runtime.compiled:forward", tier="numerics"),
+    Kernel("model.apply", "compiled", "vitcore.runtime.compiled:apply", tier="numerics"),
+)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vitcore.backend import Backend, World
 from vitcore.errors import VitcoreError
+
+if TYPE_CHECKING:
+    import torch
 
 # (rank, size) as torchrun and Open MPI's mpirun say them.
 _LAUNCHERS = (("RANK", "WORLD_SIZE"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"))
@@ -61,10 +64,17 @@ def close_group() -> None:
         dist.destroy_process_group()
 
 
-def every_rank(value: Any) -> list[Any]:
-    """What each rank says, by rank, on all of them: small plain values of the host, such as a vote to stop."""
+def every_rank(value: float, device: torch.device) -> list[float]:
+    """What each rank says, by rank, on all of them: a number that float32 holds, such as a vote to stop.
+
+    A sum of float32 on the device, which is what every collective library does best; some turn other types into it.
+    """
+    import torch
     import torch.distributed as dist
 
-    said: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(said, value)
-    return said
+    said = torch.zeros(dist.get_world_size(), dtype=torch.float32)
+    said[dist.get_rank()] = value
+    said = said.to(device)
+    dist.all_reduce(said, op=dist.ReduceOp.SUM)
+    numbers: list[float] = said.tolist()
+    return numbers

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 from vitcore.backend import Backend, resolve
 from vitcore.errors import VitcoreError
 from vitcore.plugins import Plugins
+from vitcore.simulation import simulated
 
 
 def unavailable(backend: Backend) -> str | None:
@@ -21,10 +24,11 @@ def unavailable(backend: Backend) -> str | None:
         return f"its probe {backend.probe!r} failed: {type(e).__name__}: {e}"
 
 
-def choose_backend(plugins: Plugins, name: str) -> tuple[Backend, str]:
+def choose_backend(plugins: Plugins, name: str, *, simulate: bool = False) -> tuple[Backend, str]:
     """The backend that `--backend` means, and why: `auto` is the highest rank that can run here."""
     if name != "auto":
         backend = plugins.backend(name)
+        backend = simulated(plugins, backend) if simulate else backend
         reason = unavailable(backend)
         if reason is not None:
             raise VitcoreError(f"backend {name!r} cannot run here: {reason}")
@@ -55,6 +59,8 @@ def set_environment(backend: Backend, plugins: Plugins | None = None) -> None:
             f"already{early}; put this first: import os; {first}"
         )
     os.environ.update(wrong)
+    if backend.failure:  # what the device's libraries do while torch is imported fails there
+        _explained(backend, "importing torch", lambda: importlib.import_module("torch"))
 
 
 def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
@@ -63,15 +69,20 @@ def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
     if reason is not None:
         raise VitcoreError(f"backend {backend.name!r} cannot run here: {reason}")
     set_environment(backend, plugins)
+    if backend.simulator:
+        resolve(backend.simulator.install)(backend)
     for name in backend.imports:
-        try:
-            importlib.import_module(name)
-        except Exception as e:  # vendor libraries raise AssertionError, OSError and others on a bad set-up
-            raise VitcoreError(f"backend {backend.name!r}: importing {name} failed: {type(e).__name__}: {e}") from e
+        _explained(backend, f"importing {name}", functools.partial(importlib.import_module, name))
     if backend.open:
-        try:
-            resolve(backend.open)()
-        except VitcoreError:
-            raise
-        except Exception as e:  # as above
-            raise VitcoreError(f"backend {backend.name!r}: opening it by {backend.open} failed: {e}") from e
+        _explained(backend, f"opening it by {backend.open}", resolve(backend.open))
+
+
+def _explained(backend: Backend, what: str, act: Callable[[], object]) -> None:
+    """Do it; what a vendor's libraries raise (AssertionError, OSError and others) becomes one sentence."""
+    try:
+        act()
+    except VitcoreError:
+        raise
+    except Exception as e:
+        said = resolve(backend.failure)(e) if backend.failure else None
+        raise VitcoreError(f"backend {backend.name!r}: {said or f'{what} failed: {type(e).__name__}: {e}'}") from e

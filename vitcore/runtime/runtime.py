@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from vitcore.model.vit import VisionTransformer, parameter_names
 from vitcore.runtime.guards import no_host_reads
 from vitcore.step.codegen import call_name
 from vitcore.step.ir import Group, Module, walk
+from vitcore.step.ops import FUNCTIONS, OPS
 
 if TYPE_CHECKING:
     from vitcore.data.feed import Feed
@@ -73,6 +74,8 @@ class Runtime:
         self._slots = [self._slot(name) for name in self.names]
         self._own: Params = tuple(slot[name] for slot, name in self._slots)
         self._bound = self._own
+        self._functions = self.model.functions
+        self._claimed: tuple[str | None, str | None] = (None, None)
         self.groups = bind_groups(module.groups, self.names)
         self.draws_in_forward = model.variant.dropout > 0 or model.variant.attention_dropout > 0
         self._training: bool | None = None
@@ -81,7 +84,8 @@ class Runtime:
         self._attach(module, kernels, wrap)
 
     def _attach(self, module: Module, kernels: Sequence[Kernel], wrap: Any) -> None:
-        used = {call_name(op) for p in module.programs for op in walk(p.ops) if "impl" in op.attrs}
+        ops = [op for p in module.programs for op in walk(p.ops) if "impl" in op.attrs]
+        used = {call_name(op) for op in ops} | {f"{f}__{op.attrs[f]}" for op in ops for f in FUNCTIONS if f in op.attrs}
         for k in kernels:
             name = f"{k.op.replace('.', '_')}__{k.name}"
             if hasattr(self, name):
@@ -89,8 +93,8 @@ class Runtime:
             if name in used:
                 fn = k.fn if callable(k.fn) else resolve(k.fn)
                 method: Callable[..., Any] = MethodType(fn, self)
-                method = self._naming(k.op, method) if self.guard else method
-                setattr(self, name, wrap(name, method) if wrap else method)
+                method = self._naming(k.op, method) if self.guard and k.op in OPS else method
+                setattr(self, name, wrap(name, method) if wrap and k.op in OPS else method)
             else:
                 setattr(self, name, functools.partial(self._call_late, k))
 
@@ -126,8 +130,8 @@ class Runtime:
                 tensor.copy_(value)
         return own
 
-    def bind(self, params: Params, *, training: bool) -> None:
-        """Let the model compute with these tensors, in this mode."""
+    def bind(self, params: Params, *, training: bool, attention: str | None = None, dropout: str | None = None) -> None:
+        """Let the model compute with these tensors, in this mode, and with the claimed functions that the text names."""
         if params is not self._bound:
             for (slot, name), tensor in zip(self._slots, params, strict=True):
                 slot[name] = tensor
@@ -135,6 +139,10 @@ class Runtime:
         if training is not self._training:
             self.model.train(training)
             self._training = training
+        if (attention, dropout) != self._claimed:
+            self._claimed = (attention, dropout)
+            named = {f: getattr(self, f"{f}__{name}") for f, name in zip(FUNCTIONS, self._claimed) if name}
+            self.model.functions = replace(self._functions, **named)
 
     # ---- what generated programs and kernels call ----
 

@@ -47,8 +47,11 @@ class OpDef:
 
 OPS: dict[str, OpDef] = {}
 
+# Functions of the model that kernels may claim, as ops are claimed; set on the ops that run the model.
+FUNCTIONS = ("attention", "dropout")
+
 # Set by lowering on any op: how it is implemented, by which named formula, in which precision, how often it flushes by itself.
-LOWERED_ATTRS = ("impl", "variant", "autocast", "casts", "flushes")
+LOWERED_ATTRS = ("impl", "variant", "autocast", "casts", "flushes", *FUNCTIONS)
 
 
 def op(name: str, *, takes: tuple[int, ...] = (), effects: str = "", role: str = "", attrs: str = "") -> Callable:

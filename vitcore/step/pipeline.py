@@ -39,9 +39,8 @@ def pipeline(extra: Iterable[tuple[str, Pass]] = (), disabled: Iterable[str] = (
     for stage, new in extra:
         names = [p.name for p in passes]
         if stage not in names:
-            raise VitcoreError(
-                f"pass {new.name!r} wants to run after {stage!r}, which is no pass{nearest(stage, names)}"
-            )
+            no_pass = f"which is no pass{nearest(stage, names)}"
+            raise VitcoreError(f"pass {new.name!r} wants to run after {stage!r}, {no_pass}")
         passes.insert(names.index(stage) + 1, new)
     for name in disabled:
         found = next((p for p in passes if p.name == name), None)
@@ -76,4 +75,5 @@ def lower(module: Module, lowering: Lowering, passes: Sequence[Pass] = PIPELINE)
             done.append(new)
         module = replace(module, programs=tuple(done))
     attrs = {**module.attrs, "backend": lowering.backend.name, "precision": lowering.precision}
+    attrs |= {"simulated": lowering.backend.simulator.name} if lowering.backend.simulator else {}
     return verify_module(replace(module, attrs=attrs))

@@ -12,12 +12,13 @@ from vitcore.testing.process import Worker
 class BackendConformance:
     """The conformance kit as a pytest class: inherit it, name it Test..., and set `backend`.
 
-    Needs no fixture and no conftest. The backend runs in a process of its own. A check that says nothing of a device (such
-    as two ranks without a collective) is skipped with its reason.
+    Needs no fixture and no conftest. The backend runs in a process of its own; `simulate = True` checks it on the simulator
+    of its device. A check that says nothing of a device (such as two ranks without a collective) is skipped with its reason.
     """
 
     backend: ClassVar[str] = ""
     seed: ClassVar[int] = 0
+    simulate: ClassVar[bool] = False
     _worker: ClassVar[Worker | None] = None
 
     @classmethod
@@ -34,7 +35,7 @@ class BackendConformance:
         if not cls.backend:
             raise VitcoreError(f"{cls.__name__} names no backend; write backend = 'NAME' into it")
         if cls._worker is None:
-            cls._worker = Worker(cls.backend, cls.seed)
+            cls._worker = Worker(cls.backend, cls.seed, simulate=cls.simulate)
         answer = cls._worker.ask(check)
         if answer.outcome == "not applicable":
             pytest.skip(f"{check}: {answer.said}")

@@ -19,9 +19,11 @@ from vitcore.data.datasets import open_dataset
 from vitcore.data.feed import Feed
 from vitcore.model.variants import Variant
 from vitcore.model.vit import VisionTransformer
+from vitcore.plan import choose_kernels
 from vitcore.plugins import Plugins, load_plugins
 from vitcore.runtime.executable import Executable, State
 from vitcore.runtime.reference import REFERENCE
+from vitcore.simulation import simulated
 from vitcore.step.build import StepSpec, build
 from vitcore.step.ir import Group, Module
 from vitcore.step.lowering import Lowering, Pass
@@ -82,12 +84,14 @@ class Subject:
         return state
 
 
-def subject(name: str, seed: int = 0, plugins: Plugins | None = None) -> Subject:
-    """The installed backend called `name`, as a run would use it."""
+def subject(name: str, seed: int = 0, plugins: Plugins | None = None, *, simulate: bool = False) -> Subject:
+    """The installed backend called `name`, or its simulator, as a run would use it."""
     plugins = plugins or load_plugins()
     backend = plugins.backend(name)
+    backend = simulated(plugins, backend) if simulate else backend
+    kernels, _ = choose_kernels(plugins, backend)
     passes = tuple(p for some in plugins.ask("vitcore_passes", backend=name) for p in some)
-    return Subject(backend, (*plugins.kernels(name), *REFERENCE), passes, seed)
+    return Subject(backend, kernels, passes, seed)
 
 
 def reference(of: Subject) -> Subject:

@@ -27,11 +27,16 @@ class Answer:
     seconds: float
 
 
+def command(*argv: str, simulate: bool) -> list[str]:
+    """The command of a worker process."""
+    return [sys.executable, "-m", "vitcore.testing.worker", *argv, *(["--simulate"] if simulate else [])]
+
+
 class Worker:
     """A process of one backend. A process that dies in a check is that check's failure; the next starts another."""
 
-    def __init__(self, backend: str, seed: int = 0) -> None:
-        self.backend, self.seed = backend, seed
+    def __init__(self, backend: str, seed: int = 0, *, simulate: bool = False) -> None:
+        self.backend, self.seed, self.simulate = backend, seed, simulate
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[str] | None = None
 
@@ -69,7 +74,7 @@ class Worker:
         self.close()
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in close)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "vitcore.testing.worker", self.backend, str(self.seed)], text=True,
+            command(self.backend, str(self.seed), simulate=self.simulate), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env={**os.environ},
         )  # fmt: skip
         ready = self._line()

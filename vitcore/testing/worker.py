@@ -1,4 +1,4 @@
-"""The process in which one backend is tested: `python -m vitcore.testing.worker BACKEND [SEED]`.
+"""The process in which one backend is tested: `python -m vitcore.testing.worker BACKEND [SEED] [--simulate]`.
 
 It reads names of checks from standard input and answers each with one line of JSON. What libraries print goes to standard
 error, so that it cannot come between the answers.
@@ -21,29 +21,32 @@ from vitcore.testing.checks import CHECKS, Failure, NotApplicable
 
 def main(argv: Sequence[str]) -> int:
     """Serve checks; or be one rank, or one run, of a check."""
-    name, *rest = argv
+    simulate = "--simulate" in argv
+    name, *rest = (a for a in argv if a != "--simulate")
     if rest[:1] == ["--rank-of"]:
         from vitcore.testing.checks.ranks import run_rank
 
-        run_rank(opened(name, int(rest[2])), Path(rest[1]))
+        run_rank(opened(name, int(rest[2]), simulate=simulate), Path(rest[1]))
         return 0
     if rest[:1] == ["--fingerprint"]:
         from vitcore.testing.checks.state import fingerprint
 
-        print(fingerprint(opened(name, int(rest[1]))))
+        print(fingerprint(opened(name, int(rest[1]), simulate=simulate)))
         return 0
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    _serve(name, int(rest[0]) if rest else 0, answers)
+    _serve(name, int(rest[0]) if rest else 0, simulate, answers)
     return 0
 
 
-def opened(name: str, seed: int) -> Any:
+def opened(name: str, seed: int, *, simulate: bool = False) -> Any:
     from vitcore.plugins import load_plugins
     from vitcore.runtime.opening import open_backend, set_environment
+    from vitcore.simulation import simulated
 
     plugins = load_plugins()
     backend = plugins.backend(name)
+    backend = simulated(plugins, backend) if simulate else backend
     set_environment(backend, plugins)
     import torch
 
@@ -51,12 +54,12 @@ def opened(name: str, seed: int) -> Any:
     open_backend(backend, plugins)
     from vitcore.testing.problem import subject
 
-    return subject(name, seed, plugins)
+    return subject(name, seed, plugins, simulate=simulate)
 
 
-def _serve(name: str, seed: int, answers: TextIO) -> None:
+def _serve(name: str, seed: int, simulate: bool, answers: TextIO) -> None:
     try:
-        subject = opened(name, seed)
+        subject = opened(name, seed, simulate=simulate)
         answers.write(json.dumps({"ready": True}) + "\n")
     except VitcoreError as e:
         answers.write(json.dumps({"ready": False, "said": str(e)}) + "\n")

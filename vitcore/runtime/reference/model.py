@@ -50,10 +50,10 @@ def _keys(rt: Runtime, batch: DeviceBatch, key: Key) -> AbstractContextManager:
 
 def forward(
     rt: Runtime, params: Params, batch: DeviceBatch, key: Key, autocast: str | None = None, casts: str | None = None,
-    label_smoothing: float = 0.0,
+    attention: str | None = None, dropout: str | None = None, label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tape]:  # fmt: skip
     """The mean cross-entropy over the rows of weight 1, and the tape."""
-    rt.bind(params, training=True)
+    rt.bind(params, training=True, attention=attention, dropout=dropout)
     with _keys(rt, batch, key), _precision(rt, autocast, casts):
         logits = rt.model(batch.images)
         loss = cross_entropy(logits, batch.labels, batch.weight, label_smoothing)
@@ -66,9 +66,10 @@ def backward(rt: Runtime, tape: Tape) -> list[Tensor]:
 
 
 def apply(
-    rt: Runtime, params: Params, batch: DeviceBatch, autocast: str | None = None, casts: str | None = None
-) -> Tensor:
+    rt: Runtime, params: Params, batch: DeviceBatch, autocast: str | None = None, casts: str | None = None,
+    attention: str | None = None, dropout: str | None = None,
+) -> Tensor:  # fmt: skip
     """Logits [B, K] f32 in evaluation mode, without a graph."""
-    rt.bind(params, training=False)
+    rt.bind(params, training=False, attention=attention, dropout=dropout)
     with torch.no_grad(), _precision(rt, autocast, casts):
         return rt.model(batch.images).float()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vitcore.backend import Kernel
-from vitcore.errors import VitcoreError, nearest
-from vitcore.step.formulas import FORMULAS
+from vitcore.errors import VitcoreError
+from vitcore.step.formulas import declared
 from vitcore.step.ir import FLOW, Op, Program
 from vitcore.step.lowering import Lowering, lowering_pass
+from vitcore.step.ops import FUNCTIONS
 
 
 @lowering_pass("placement", required=True)
@@ -21,28 +22,27 @@ def choose_implementations(program: Program, lowering: Lowering) -> Program:
     return replace(program, ops=chosen(program.ops))
 
 
-def _variant(kernel: Kernel) -> dict[str, str]:
-    if kernel.variant and (kernel.variant not in FORMULAS or FORMULAS[kernel.variant].op != kernel.op):
-        known = [name for name, formula in FORMULAS.items() if formula.op == kernel.op]
-        raise VitcoreError(
-            f"kernel {kernel.name!r} of {kernel.op} declares the variant {kernel.variant!r}, which is no named formula of "
-            f"that op{nearest(kernel.variant, known)}; known: {', '.join(known) or 'none'}"
-        )
-    return {"variant": kernel.variant} if kernel.variant else {}
-
-
 def _choose(op: Op, program: Program, lowering: Lowering) -> Op:
     if op.name in FLOW:
         return op
-    asked = [(k, k.refusal(op, lowering.world)) for k in lowering.kernels if k.op == op.name]
-    willing = [k for k, why in asked if why is None]
+    kernel = _claim(op.name, op, program, lowering)
+    if kernel is None:
+        count = sum(k.op == op.name for k in lowering.kernels)
+        raise VitcoreError(f"{op.name} has no kernel on backend {lowering.backend.name!r} that takes it ({count} refused); "
+                           f"provide one with @kernel({op.name!r}) or run with --explain to see why")  # fmt: skip
+    before, inside, after = kernel.flushes_for(op)
+    flushes = {"flushes": f"{before}/{inside}/{after}"} if before + inside + after else {}
+    asked = FUNCTIONS if op.name in ("model.forward", "model.apply") else ()
+    functions = {f: claimed.name for f in asked if (claimed := _claim(f, op, program, lowering))}
+    return op.with_attrs(impl=kernel.name, **functions, **declared(kernel), **flushes)
+
+
+def _claim(name: str, op: Op, program: Program, lowering: Lowering) -> Kernel | None:
+    """The first kernel of that op, or function of the model, that takes the op; a function's reference is no kernel."""
+    asked = [(k, k.refusal(op, lowering.world)) for k in lowering.kernels if k.op == name]
+    last = next((k for k, why in reversed(asked) if why is None and name == op.name), None)
     for kernel, why in asked:
-        if why is None and (kernel is willing[-1] or lowering.fuel.take()):  # the last resort needs no fuel
-            before, inside, after = kernel.flushes_for(op)
-            flushes = {"flushes": f"{before}/{inside}/{after}"} if before + inside + after else {}
-            return op.with_attrs(impl=kernel.name, **_variant(kernel), **flushes)
-        lowering.refusals.append(f"@{program.name} {op.name}: {kernel.name} refused: {why or 'out of fuel'}")
-    raise VitcoreError(
-        f"{op.name} has no kernel on backend {lowering.backend.name!r} that takes it "
-        f"({len(asked)} refused); provide one with @kernel({op.name!r}) or run with --explain to see why"
-    )
+        if why is None and (kernel is last or lowering.fuel.take()):  # the last resort needs no fuel
+            return kernel
+        lowering.refusals.append(f"@{program.name} {name}: {kernel.name} refused: {why or 'out of fuel'}")
+    return None

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from vitcore.runtime.distributed import close_group, open_group, world_from_env
 from vitcore.testing.checks import Failure, NotApplicable
 from vitcore.testing.checks.numbers import ROUNDING, apart
 from vitcore.testing.problem import Subject, host_leaves, reference
+from vitcore.testing.process import command
 from vitcore.testing.recording import FACTOR
 
 STEPS = 3
@@ -40,11 +40,11 @@ def _start(subject: Subject, folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vitcore.testing.worker", subject.backend.name, "--rank-of", str(folder),
-               str(subject.seed)]  # fmt: skip
+    simulate = subject.backend.simulator is not None
+    argv = command(subject.backend.name, "--rank-of", str(folder), str(subject.seed), simulate=simulate)
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     ranks = [
-        subprocess.Popen(command, env={**os.environ, **where, "RANK": str(r), "LOCAL_RANK": str(r)}, text=True,
+        subprocess.Popen(argv, env={**os.environ, **where, "RANK": str(r), "LOCAL_RANK": str(r)}, text=True,
                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for r in (0, 1)
     ]  # fmt: skip

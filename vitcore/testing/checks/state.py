@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -19,6 +18,7 @@ from vitcore.runtime.reference.optim import PER_PARAMETER
 from vitcore.runtime.trace import digest
 from vitcore.testing.checks import Failure
 from vitcore.testing.problem import Subject, host_leaves, reference
+from vitcore.testing.process import command
 
 
 def checkpoint_file(exe: Executable, state: State, path: Path) -> Path:
@@ -94,10 +94,11 @@ def fingerprint(subject: Subject) -> str:
 
 def repeatable(subject: Subject) -> str:
     """C9: in two fresh processes."""
-    command = [sys.executable, "-m", "vitcore.testing.worker", subject.backend.name, "--fingerprint", str(subject.seed)]
+    simulate = subject.backend.simulator is not None
+    argv = command(subject.backend.name, "--fingerprint", str(subject.seed), simulate=simulate)
     runs = []
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise Failure(f"a run in a process of its own failed: {reason}")
