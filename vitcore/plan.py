@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from vitcore.backend import Backend, Kernel, World
 from vitcore.config import Config
 from vitcore.debug import debug_level
+from vitcore.doctor.costs import kernel_costs
 from vitcore.errors import VitcoreError, nearest
 from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
@@ -19,7 +20,7 @@ from vitcore.simulation import simulated
 from vitcore.step.build import build
 from vitcore.step.codegen import source
 from vitcore.step.ir import Module
-from vitcore.step.lowering import Lowering
+from vitcore.step.lowering import Lowering, Pass
 from vitcore.step.pipeline import fuel_from_env, lower, pipeline
 
 
@@ -36,6 +37,7 @@ class Plan:
     neutral: Module
     lowered: Module
     lowering: Lowering
+    passes: tuple[Pass, ...]
 
     def show(self, stage: str) -> str:
         """The programs as `text` (neutral), `lowered`, or the generated `python`."""
@@ -43,16 +45,24 @@ class Plan:
             return "\n\n".join(source(p) for p in self.lowered.programs)
         return str(self.neutral if stage == "text" else self.lowered)
 
+    def lower_with(self, kernels: Sequence[Kernel]) -> Module:
+        """The module as these kernels would have it, in place of the plan's."""
+        fresh = Lowering(self.backend, kernels, self.lowering.precision, self.world, fuel_from_env())
+        return lower(self.neutral, fresh, self.passes)
+
     def explain(self) -> str:
-        """The passes as they ran, the implementation of every op, and every kernel that refused one."""
+        """The passes as they ran, every kernel that refused an op, and what those that took one cost in flushes."""
+        costs = list(map(str, kernel_costs(self)))
         lines = [
             f"backend {self.backend.title}: {self.why}",
             "",
             *self.lowering.log,
             "",
             "kernels that did not take an op:",
+            *(self.lowering.refusals or ["none"]),
+            *(["", "what claimed kernels cost:", *costs] if costs else []),
         ]
-        return "\n".join([*lines, *(self.lowering.refusals or ["none"])])
+        return "\n".join(lines)
 
 
 def make_plan(config: Config, *, to_run: bool = True) -> Plan:
@@ -78,9 +88,10 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(config.spec)
-    lowered = lower(neutral, lowering, pipeline(extra, config.disable_pass))
+    passes = tuple(pipeline(extra, config.disable_pass))
+    lowered = lower(neutral, lowering, passes)
     _debug(backend, why, neutral, lowering)
-    return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering)
+    return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering, passes)
 
 
 def choose_kernels(

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vitcore.errors import VitcoreError
 from vitcore.runtime.executable import Executable, Stats
 from vitcore.runtime.guards import HostReadError, culprit, no_host_reads
-from vitcore.testing.checks.counts import predicted
+from vitcore.step.flushes import predicted
 
 __all__ = ["Counted", "GuardError", "HostReadError", "compile_budget", "counted", "flushes_as_predicted", "no_fallbacks",
            "no_hidden_copies", "no_host_reads"]  # fmt: skip

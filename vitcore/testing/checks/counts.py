@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from vitcore import checkpoint
 from vitcore.backend import resolve
 from vitcore.runtime.executable import Executable, State, Stats
 from vitcore.runtime.guards import HostReadError
-from vitcore.step.ir import Op
+from vitcore.step.flushes import predicted
 from vitcore.testing.checks import Failure
 from vitcore.testing.problem import Subject, hyper
 
@@ -34,15 +32,6 @@ def no_host_read(subject: Subject) -> str:
                 f"metrics.read: the host read the device {reads} times for one log; read all accumulators at once"
             )
     return "training, evaluation and log under the guard; one host read a log"
-
-
-def predicted(ops: Iterable[Op]) -> int:
-    """How often a program flushes by its text: its marks and what its kernels declare, loops counted."""
-    count = 0
-    for op in ops:
-        inner = predicted(op.body) * (int(op.attrs["n"]) if op.name == "repeat" else 1)
-        count += inner + (op.name == "rt.mark") + sum(op.flushes)
-    return count
 
 
 def flushes(subject: Subject) -> str:
