@@ -19,7 +19,7 @@ Rule = Callable[[Any, Any], bool]
 """Of an op's arguments and keywords: whether it waits for the device."""
 
 _HOST = torch.Generator().device.type
-_TORCH = str(Path(torch.__file__).parent)
+TORCH = str(Path(torch.__file__).parent)
 # What torch itself says must know values: `.item()`, `float(t)`, `if t:`, and for a shape `nonzero` or `unique`.
 _TAGS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 
@@ -62,13 +62,19 @@ _RULES: dict[Any, Rule] = {
     _aten._to_copy.default: _to_host,
     _aten.copy_.default: _into_host,
 }
-# These never reach the dispatcher where the tensor is on the host already.
-_METHODS = {torch.Tensor.tolist: "tolist", torch.Tensor.__repr__: "repr"}
+# Waits that never reach the dispatcher where the tensor is on the host already.
+HOST_METHODS = {torch.Tensor.tolist: "tolist", torch.Tensor.__repr__: "repr"}
 
 
 @functools.cache
 def _rule(func: Any) -> Rule | None:
     return _RULES.get(func) or (None if _TAGS.isdisjoint(func.tags) else _always)
+
+
+def reads_device(func: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a call of this op, which a dispatch mode sees, waits for the device."""
+    rule = _rule(func)
+    return rule is not None and rule(args, kwargs)
 
 
 def _refuse(where: str, name: str) -> NoReturn:
@@ -84,8 +90,8 @@ class _NoHostMethods(TorchFunctionMode):
         self.where = where
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _METHODS:
-            _refuse(self.where(), _METHODS[func])
+        if func in HOST_METHODS:
+            _refuse(self.where(), HOST_METHODS[func])
         return func(*args, **(kwargs or {}))
 
 
@@ -96,15 +102,19 @@ class _NoHostReads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        rule = _rule(func)
-        if rule is not None and rule(args, kwargs):
+        if reads_device(func, args, kwargs):
             _refuse(self.where(), str(func).removeprefix("aten."))
-        return _made(func, args, kwargs) if kwargs.get("device") is not None else func(*args, **kwargs)
+        return called(func, args, kwargs)
 
 
-def _made(func: Any, args: Any, kwargs: Any) -> Any:
-    """What makes a tensor on a device. A device that records wraps what is made for functionalisation, which torch keeps
-    from it under a mode: the tensor could then not be written into."""
+def called(func: Any, args: Any, kwargs: Any) -> Any:
+    """The op, called under a dispatch mode.
+
+    A device that records wraps what is made on it for functionalisation, which torch keeps from it under a mode: the tensor
+    could then not be written into.
+    """
+    if kwargs.get("device") is None:
+        return func(*args, **kwargs)
     key = torch._C.DispatchKey.Functionalize
     before = torch._C._dispatch_tls_is_dispatch_key_excluded(key)
     torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
@@ -117,7 +127,7 @@ def _made(func: Any, args: Any, kwargs: Any) -> Any:
 def culprit(*guards: str) -> str:
     """The innermost line of Python that is neither torch's nor this file's, nor of the files of other guards."""
     for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(_TORCH) and frame.filename not in (__file__, *guards):
+        if not frame.filename.startswith(TORCH) and frame.filename not in (__file__, *guards):
             return f"{frame.filename}:{frame.lineno}: {frame.line or frame.name}"
     return "called from torch itself"
 

@@ -1,0 +1,79 @@
+"""An estimate of the peak of the device's memory in a training step, from shapes alone."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitcore.doctor.sizes import Sizes
+from vitcore.model.dropout import dropout_keys
+from vitcore.model.loss import cross_entropy
+from vitcore.runtime.casts import ExplicitCasts
+from vitcore.runtime.reference.optim import PER_PARAMETER
+from vitcore.step.ir import Module, walk
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes, by what holds them. An estimate: what a device's own library adds, and what its compiler saves, is not in it."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    batch: int
+    reduction: int
+    peak: int
+    said: str
+
+
+def estimate(module: Module, sizes: Sizes) -> Memory:
+    """Parameters, gradients and slots from shapes; activations as autograd saves them for one micro-batch, each storage
+    once, parameters left out."""
+    model, train = sizes.model(), module["train"]
+    parameters = 4 * sum(p.numel() for p in model.parameters())
+    ops = list(walk(train.ops))
+    narrow = next((op.attrs for op in ops if op.name == "model.forward"), {})
+    # Gradients are added up in one buffer for each parameter while backward makes fresh ones; a lazy device keeps the zeros
+    # of the next step besides.
+    adds = any(op.name == "grads.add" for op in ops)
+    gradients = parameters * (1 + adds)
+    kind = next(v.ty.args[0] for v in train.params if v.ty.kind == "opt")
+    optimizer = parameters * len(PER_PARAMETER[kind])
+    activations = saved_bytes(model, sizes, narrow="casts" in narrow or "autocast" in narrow)
+    # What is copied, and as numbers of four bytes where bytes were.
+    batch = sizes.batch_bytes(sizes.micro_batch, keys=sizes.draws)
+    batch += 4 * sizes.micro_batch * sizes.pixels if sizes.pixel_bytes == 1 else 0
+    reduces = any(op.name == "grads.all_reduce" and op.attrs.get("impl") != "identity" for op in ops)
+    reduction = parameters if reduces else 0
+    peak = parameters + gradients + optimizer + max(activations + batch, reduction)
+    how = "the narrow type by the table of bf16-casts" if narrow.get("autocast") else ""
+    said = "; ".join(filter(None, ("reference leaf and attention", how, sizes.assumed)))
+    return Memory(parameters, gradients, optimizer, activations, batch, reduction, peak, said)
+
+
+def saved_bytes(model: torch.nn.Module, sizes: Sizes, *, narrow: bool) -> int:
+    """Bytes that autograd keeps from the forward of one micro-batch for its backward."""
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    # Tensors and not numbers are kept: a storage that is freed could give its address to the next.
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = tensor
+        return tensor
+
+    rows, meta = sizes.micro_batch, torch.device("meta")
+    images = torch.empty(rows, sizes.variant.channels, *sizes.side, device=meta)
+    labels, weight = torch.empty(rows, dtype=torch.int64, device=meta), torch.empty(rows, device=meta)
+    keys = dropout_keys(torch.empty(rows, dtype=torch.int32, device=meta)) if sizes.draws else nullcontext()
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), keys, ExplicitCasts() if narrow else nullcontext():
+        loss = cross_entropy(model(images), labels, weight, 0.1)
+    found = sum(t.untyped_storage().nbytes() for t in kept.values())
+    del loss
+    return found
