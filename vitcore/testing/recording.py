@@ -24,8 +24,8 @@ _UNSEEN = frozenset({"data.next", "rng.split", "data.put", "metrics.read", "metr
 FACTOR = 8.0
 """How many times further from float64 than the reference a backend may be. Other orders of summation stay below 3."""
 # Relative distances that are a few roundings: of float32, and of a narrow dtype in the model. The reference may be nearer by
-# chance, most of all where the value is one number.
-FLOOR, NARROW_FLOOR = 5e-7, 1e-3
+# chance, most of all where the value is one number: then a whole rounding of bfloat16 is none too many.
+FLOOR, NARROW_FLOOR, NARROW_NUMBER_FLOOR = 5e-7, 1e-3, 2.0**-8
 
 
 class Recorder:
@@ -136,7 +136,7 @@ def _said(op: str, name: str) -> str:
 
 
 def first_divergence(
-    candidate: Records, reference: Records, exact: Records, usual_exact: Records | None = None, floor: float = FLOOR
+    candidate: Records, reference: Records, exact: Records, usual_exact: Records | None = None, *, narrow: bool = False
 ) -> Divergence | None:
     """Where the candidate leaves the bound; its own order of ops decides what is first. None where it never does.
 
@@ -153,7 +153,8 @@ def first_divergence(
         usual_truth = {n: t for (o, i, n), t in usual_exact.items() if (o, i) == (op, number)}
         theirs = _distances(reference, usual_truth, op, number, scale)
         usual = sorted(theirs.values())[len(theirs) // 2] if theirs else 0.0
-        ratios = {n: d / max(theirs.get(n, 0.0), usual, floor) for n, d in ours.items()}
+        floors = {n: (NARROW_FLOOR if t.dim() else NARROW_NUMBER_FLOOR) if narrow else FLOOR for n, t in truth.items()}
+        ratios = {n: d / max(theirs.get(n, 0.0), usual, floors[n]) for n, d in ours.items()}
         worst = max(ratios, key=lambda n: ratios[n], default=None)
         if worst is not None and not ratios[worst] <= FACTOR:
             return Divergence(op, number, worst, ratios[worst], ours[worst])

@@ -56,7 +56,8 @@ def forward(
     rt.bind(params, training=True, attention=attention, dropout=dropout)
     with _keys(rt, batch, key), _precision(rt, autocast, casts):
         logits = rt.model(batch.images)
-        loss = cross_entropy(logits, batch.labels, batch.weight, label_smoothing)
+    # Outside of it: some devices' autocast narrows products and means, and with them the loss.
+    loss = cross_entropy(logits, batch.labels, batch.weight, label_smoothing)
     return loss.detach(), Tape(loss, params)
 
 

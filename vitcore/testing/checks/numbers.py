@@ -14,7 +14,7 @@ from vitcore.step.ir import Module, walk
 from vitcore.testing.checks import Failure
 from vitcore.testing.oracle import oracle
 from vitcore.testing.problem import Subject, host_leaves, model, reference
-from vitcore.testing.recording import FACTOR, FLOOR, NARROW_FLOOR, Divergence, Recorder, Records, first_divergence
+from vitcore.testing.recording import FACTOR, Divergence, Recorder, Records, first_divergence
 
 STEPS, BAD = 4, 2
 DROPOUT = 0.1
@@ -63,12 +63,13 @@ def divergence(subject: Subject, case: Case, precision: str) -> Divergence | Non
     candidate = recorded(subject, case, precision, BAD, Recorder())
     usual = recorded(reference(subject), case, precision, BAD, Recorder())
     declared = variants(subject.lowered(case.spec, precision))
+    narrow = precision != "fp32"
     exact, usual_exact = (
-        oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=case.gelu, poisoned=BAD, variants=named)
-        for named in (declared, frozenset[str]())
-    )
-    floor = FLOOR if precision == "fp32" else NARROW_FLOOR
-    found = first_divergence(candidate.records, usual.records, exact, usual_exact, floor)
+        oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=case.gelu, poisoned=BAD, variants=named,
+               answers=run.records if narrow else None)
+        for named, run in ((declared, candidate), (frozenset[str](), usual))
+    )  # fmt: skip
+    found = first_divergence(candidate.records, usual.records, exact, usual_exact, narrow=narrow)
     return found and replace(found, impl=candidate.impls.get(found.op, ""))
 
 
