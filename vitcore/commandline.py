@@ -133,6 +133,8 @@ def _legacy(config: Config, flags: Sequence[Flag], given: dict[str, Any], notes:
         if given.get(flag.name) is not None and given[flag.name] is not False:
             effect = flag.effect if callable(flag.effect) else resolve(flag.effect)
             changes, line = effect(given[flag.name], given)
+            if "env" in changes:  # added to what is set, as several flags may mean some
+                changes = {**changes, "env": (*config.env, *changes["env"])}
             config = dataclasses.replace(config, **check_keys(changes, f"a plugin's flag --{flag.name}"))
             notes.append(line)
     if config.autocast and given.get("precision") not in (None, "bf16"):

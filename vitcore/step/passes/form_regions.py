@@ -19,7 +19,7 @@ def form_regions(program: Program, lowering: Lowering) -> Program:
     """Maximal runs of device ops, cut after the ops the backend names and around kernels that flush by themselves.
 
     What only folds the named op's result into an accumulator rides in its region, so that a cut after backward stands
-    after `grads.add`, with and without accumulation.
+    after `grads.add`, with and without accumulation; and so does an `identity`, which alone would be a region without work.
     """
     taken = {str(v) for v in values(program)} | {op.attrs["name"] for op in walk(program.ops) if op.name == "rt.region"}
     return replace(program, ops=_block(program.ops, program, lowering, taken))
@@ -30,7 +30,7 @@ def _block(ops: Sequence[Op], program: Program, lowering: Lowering, taken: set[s
     run: list[Op] = []
     cut = False
     for i, op in enumerate(ops):
-        rides = op.name in OPS and "accumulate" in OPS[op.name].effects
+        rides = op.attrs.get("impl") == "identity" or (op.name in OPS and "accumulate" in OPS[op.name].effects)
         if (cut and not rides) or _between(op) or op.flushes[0]:
             new += _close(run, ops[i:], program, lowering, taken)
             run, cut = [], False
