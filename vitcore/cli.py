@@ -22,6 +22,7 @@ VERBS = {
     "conformance": "prove that a backend trains correctly",
     "new-backend": "write an installable plugin for a device, to be filled in",
     "lower": "print a recipe's step for any backend, without a device",
+    "explain": "say what a run asks of a device before it is paid for: flushes, compilations, copies, memory",
 }
 
 

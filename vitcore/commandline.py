@@ -37,23 +37,28 @@ class Resolved:
     config: Config
     by_hand: frozenset[str]
     notes: list[str] = field(default_factory=list)
+    own: dict[str, Any] = field(default_factory=dict)
+    """What a verb asks besides a run's settings."""
 
 
-def resolve_config(argv: Sequence[str], prog: str, description: str) -> Resolved:
-    """Read the flags of a run; `--help` prints them, with the recipe's values, and leaves."""
+def resolve_config(argv: Sequence[str], prog: str, description: str, base: type[Config] = Config) -> Resolved:
+    """Read the flags of a run; `--help` prints them, with the recipe's values, and leaves. `base` has a verb's own flags
+    besides."""
     plugins = load_plugins()
     flags = [f for some in plugins.ask("vitcore_flags") for f in some]
-    settings, argv = _with_flags(flags), _print_step_values(argv)
+    settings, argv = _with_flags(flags, base), _print_step_values(argv)
     recipe = _last(argv, "recipe") or recipe_for(_last(argv, "dataset"))
     values = {**load_recipe(recipe), "recipe": recipe}
     parsed = parse(settings, argv, prog, description, default=settings(**values))
     given = {n: getattr(parsed, n) for n in _named(argv) if hasattr(parsed, n)}
-    config = Config(**{f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)})
+    names = [f.name for f in dataclasses.fields(Config)]
+    config = Config(**{n: getattr(parsed, n) for n in names})
     config = dataclasses.replace(config, recipe=recipe)
     if "name" not in given and "name" not in values:
         config = dataclasses.replace(config, name=config.recipe_name)
     resolved = _legacy(config, flags, given, plugins.complaints)
-    return dataclasses.replace(resolved, config=resolved.config.by_file(given))
+    own = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(base) if f.name not in names}
+    return dataclasses.replace(resolved, config=resolved.config.by_file(given), own=own)
 
 
 def parse(settings: type, argv: Sequence[str], prog: str, description: str, **default: Any) -> Any:
@@ -107,11 +112,11 @@ def _print_step_values(argv: Sequence[str]) -> list[str]:
     return out
 
 
-def _with_flags(flags: Sequence[Flag]) -> type[Config]:
-    """Config with the plugins' flags as further fields."""
+def _with_flags(flags: Sequence[Flag], base: type[Config]) -> type[Config]:
+    """Config, or what extends it, with the plugins' flags as further fields."""
     import tyro
 
-    taken = {f.name for f in dataclasses.fields(Config)}
+    taken = {f.name for f in dataclasses.fields(base)}
     extra: list[Any] = []
     annotated: Any = Annotated  # made at run time, which a type checker would not have
     for flag in flags:
@@ -123,7 +128,7 @@ def _with_flags(flags: Sequence[Flag]) -> type[Config]:
         taken.add(flag.name)
         default = False if flag.kind == "switch" else None
         extra.append((flag.name, annotated[_KINDS[flag.kind], tyro.conf.arg(help=flag.help)], field(default=default)))
-    return dataclasses.make_dataclass("Run", extra, bases=(Config,), frozen=True, kw_only=True)
+    return dataclasses.make_dataclass("Run", extra, bases=(base,), frozen=True, kw_only=True)
 
 
 def _legacy(config: Config, flags: Sequence[Flag], given: dict[str, Any], notes: Sequence[str]) -> Resolved:

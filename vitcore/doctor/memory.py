@@ -72,7 +72,11 @@ def saved_bytes(model: torch.nn.Module, sizes: Sizes, *, narrow: bool) -> int:
     labels, weight = torch.empty(rows, dtype=torch.int64, device=meta), torch.empty(rows, device=meta)
     keys = dropout_keys(torch.empty(rows, dtype=torch.int32, device=meta)) if sizes.draws else nullcontext()
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), keys, ExplicitCasts() if narrow else nullcontext():
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+        keys,
+        ExplicitCasts() if narrow else nullcontext(),
+    ):
         loss = cross_entropy(model(images), labels, weight, 0.1)
     found = sum(t.untyped_storage().nbytes() for t in kept.values())
     del loss

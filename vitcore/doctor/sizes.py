@@ -57,7 +57,9 @@ def sizes_of_executable(exe: Executable) -> Sizes:
     feed, model = exe.rt.feed, exe.rt.model
     if feed is None:
         raise VitcoreError("an executable without a feed has no batches to speak of; give it one")
-    return Sizes(model.variant, model.img_size, model.num_classes, feed.micro_batch, feed.eval_batch, _pixel_bytes(feed))
+    return Sizes(
+        model.variant, model.img_size, model.num_classes, feed.micro_batch, feed.eval_batch, _pixel_bytes(feed)
+    )
 
 
 def sizes_of_plan(plan: Plan) -> Sizes:

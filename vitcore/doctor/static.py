@@ -54,7 +54,9 @@ def _items(op: Op, lazy: bool) -> Iterator[Item]:
 
 
 def _region(name: str, ops: Sequence[Op], lazy: bool) -> Iterator[Item]:
-    causes = {where: [f for op in ops for f in _own(op, i, where)] for i, where in enumerate(("before", "inside", "after"))}
+    causes = {
+        where: [f for op in ops for f in _own(op, i, where)] for i, where in enumerate(("before", "inside", "after"))
+    }
     if not lazy:
         causes = {where: [] for where in causes}
     yield from (Item("flush", cause) for cause in causes["before"])

@@ -25,7 +25,7 @@ def travels(module: Module, outlines: dict[str, Outline], sizes: Sizes) -> Traff
     """The traffic of each program. Scalars of a step are counted as the reference kernels take them, each as a copy of 4
     bytes; a kernel that takes numbers copies fewer."""
     parameters = 4 * sum(p.numel() for p in sizes.model().parameters())
-    copies, copied, reductions, reduced, reads = ({p: 0 for p in ("train", "eval", "log")} for _ in range(5))
+    copies, copied, reductions, reduced, reads = (dict.fromkeys(("train", "eval", "log"), 0) for _ in range(5))
     for name in copies:
         for item, times in flattened(outlines[name].items):
             ops = item.ops or (item.name,)
@@ -37,9 +37,9 @@ def travels(module: Module, outlines: dict[str, Outline], sizes: Sizes) -> Traff
                     op, 4 * rows if keys else 0
                 )
         reads[name] = outlines[name].reads
-        for op in collectives(module[name]):
+        for reduction in collectives(module[name]):
             reductions[name] += 1
-            reduced[name] += parameters if op.name.startswith("grads") else 4 * len(SLOTS)
+            reduced[name] += parameters if reduction.name.startswith("grads") else 4 * len(SLOTS)
     copies["train"] += (scalars := _scalars(module))
     copied["train"] += 4 * scalars
     return Traffic(copies, copied, reductions, reduced, reads)
