@@ -122,7 +122,7 @@ PROBE = """
 import contextlib, io, json, sys
 from vitcore import cli
 import vitcore_hpu.probe
-vitcore_hpu.probe.missing = lambda: None
+vitcore_hpu.probe.missing_lazy = lambda: None
 seen = []
 for argv in (["backends"], ["lower", "--backend", "cpu"], ["train", "--backend", "hpu-lazy"]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:

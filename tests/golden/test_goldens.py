@@ -76,26 +76,39 @@ def executed(lines: list[str], op: str) -> int:
     return count
 
 
+def flushes(lines: list[str]) -> list[str]:
+    """What the lines flush by, in order: marks, and kernels with how often before, inside and after their work."""
+    found = [re.search(r"rt\.mark \{after=(\w+)\}|flushes=(\S+), impl=(\w+)", line) for line in lines]
+    return [m[1] or f"{m[3]} {m[2]}" for m in found if m]
+
+
+# The vendor's kernels flush by themselves: clipping before its work (what backward left, so that no mark need stand there)
+# and after it, the update twice inside.
+FUSED = ["fused_clip_norm 1/0/1", "fused_sgd 0/2/0", "update"]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_without_accumulation_a_lazy_step_is_marked_after_forward_backward_and_update(precision: str) -> None:
+def test_without_accumulation_a_lazy_step_is_flushed_six_times(precision: str) -> None:
     lines = train("hpu-lazy", 1, precision)
-    assert [line.strip() for line in lines if "rt.mark" in line] == [
-        "rt.mark {after=forward}",
-        "rt.mark {after=backward}",
-        "rt.mark {after=update}",
-    ]
-    assert executed(lines, "rt.mark") == executed(lines, "rt.region") == 3
+    assert flushes(lines) == ["forward", *FUSED]
+    assert (executed(lines, "rt.mark"), executed(lines, "rt.region")) == (2, 4)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_with_accumulation_a_lazy_step_is_marked_twice_a_micro_batch_and_after_update(precision: str) -> None:
+def test_with_accumulation_a_lazy_step_is_marked_twice_a_micro_batch_and_flushed_six_times_more(precision: str) -> None:
     lines = train("hpu-lazy", 16, precision)
-    assert [line.strip() for line in lines if "rt.mark" in line] == [
-        "rt.mark {after=forward}",
-        "rt.mark {after=backward}",
-        "rt.mark {after=update}",
-    ]
-    assert executed(lines, "rt.mark") == executed(lines, "rt.region") == 2 * 16 + 1
+    assert flushes(lines) == ["forward", "backward", *FUSED, "zero"]
+    assert (executed(lines, "rt.mark"), executed(lines, "rt.region")) == (2 * 16 + 2, 2 * 16 + 4)
+
+
+@pytest.mark.parametrize(("accumulation", "marks"), [(1, 3), (16, 2 * 16 + 1)])
+def test_with_reference_kernels_a_lazy_step_is_marked_after_forward_backward_and_update(
+    accumulation: int, marks: int
+) -> None:
+    lowering = Lowering(load_plugins().backend("hpu-lazy"), REFERENCE, precision="bf16")
+    program = str(lower(parse_module(neutral(accumulation)), lowering)["train"]).splitlines()
+    assert flushes(program) == ["forward", "backward", "update"]
+    assert executed(program, "rt.mark") == executed(program, "rt.region") == marks
 
 
 @pytest.mark.parametrize(("backend", "accumulation"), [(b, n) for b in BACKENDS for n in ACCUMULATIONS])
