@@ -37,7 +37,10 @@ def diagnose(run: Run, *, lazy: bool) -> list[Finding]:
     """Every finding of a run, the worst first."""
     found = [*_failure(run), *_reads(run), *_fallbacks(run)]
     found += _flushes(run, found)
-    found += [*_recompiled(run), *(_numbers(run) if lazy else ()), *_batches(run, lazy), *_predictions(run, found)]
+    found += [*_recompiled(run), *(_numbers(run) if lazy else ())]
+    if not any(f.where == run.feed_defined for f in found):
+        found += _batches(run, lazy)
+    found += _predictions(run, found)
     return sorted(found, key=lambda f: SEVERITIES.index(f.severity))
 
 
@@ -90,7 +93,9 @@ def _fallbacks(run: Run) -> Iterator[Finding]:
     for at, cause, line in recorded:
         if _bare(line) not in lines and not any(f.at == at for f, _ in _faults(run, "fallback")):
             yield Finding("error", f"{at}: {cause}; it runs on the host and cuts the graph", line, _RECORDED)
-    if not lines and not recorded and (rows := [r for r in _steps(run)[1:] if r.fallbacks]):
+    # A read by the host counts as a fallback on some devices, and is a finding of its own.
+    explained = lines or recorded or any(_faults(run, "read"))
+    if not explained and (rows := [r for r in _steps(run)[1:] if r.fallbacks]):
         yield Finding("error", f"{rows[0].fallbacks} ops fall back to the host in {rows[0].phase}, by the device's count; which "
                       "they are was not seen", "", _RECORDED)  # fmt: skip
 
@@ -111,10 +116,11 @@ def _flushes(run: Run, explained: list[Finding]) -> Iterator[Finding]:
         vague = cause in ("a flush", "mark") or any(word in cause for word in ("fallback", *_READS))
         if _bare(line) in known or (at in excused and vague):
             continue
-        phases = len({s.phase for s in times})
+        phases = {s.phase for s in times}
+        unit = "a step" if all(p.startswith("step") for p in phases) else times[0].phase
         said = "" if cause == "a flush" else f" by {cause}"
-        yield Finding("error", f"{at}: flushes{said} without saying so, {_times(-(-len(times) // phases))} in "
-                      f"{'a phase' if phases > 1 else times[0].phase}", line,
+        often = _times(-(-len(times) // len(phases)))
+        yield Finding("error", f"{at}: flushes{said} without saying so, {often} {unit}", line,
                       "let the kernel declare it (flushes=(before, inside, after)), or take out what flushes")  # fmt: skip
 
 
@@ -129,37 +135,39 @@ def _recompiled(run: Run) -> Iterator[Finding]:
         grown = [r for r in rows[1:] if r.compiles]
         if not grown:
             continue
-        if program != "train":
-            yield Finding("error", f"{grown[0].phase}: {grown[0].compiles} graphs are compiled again, when it comes again",
-                          _compiled_at(run, grown), "look for shapes and Python numbers that change")  # fmt: skip
-            continue
-        count = f"{min(r.compiles for r in grown)} or more graphs are" if len({r.compiles for r in grown}) > 1 else (
-            "a graph is" if grown[0].compiles == 1 else f"{grown[0].compiles} graphs are")  # fmt: skip
-        every = len(grown) == len(rows) - 1 and len(grown) > 1
-        when = "in every step" if every else "in " + ", ".join(r.phase for r in grown)
-        what, where, remedy = _why(run, grown)
-        only_second = len(rows) > 2 and [r.phase for r in grown] == [rows[1].phase]
-        if only_second and not what:
-            what = ": something is made at the first update"
-            remedy = "make every slot in opt.init, and every buffer in init"
-        yield Finding("error", f"{count} compiled after warm-up, {when}{what}", where, remedy)
+        least = min(r.compiles for r in grown)
+        count = "a graph is" if least == 1 else f"{least} graphs are"
+        if program == "train":
+            every = 1 < len(grown) == len(rows) - 1
+            when = "in every step" if every else "in " + ", ".join(r.phase for r in grown)
+        else:
+            when = f"when {'an' if program == 'eval' else 'a'} {grown[0].phase} comes again"
+        what, where, remedy = _why(run, rows, grown)
+        yield Finding("error", f"{count} compiled after warm-up, {when}: {what}", where, remedy)
 
 
-def _why(run: Run, grown: list[Row]) -> tuple[str, str, str]:
+def _why(run: Run, rows: list[Row], grown: list[Row]) -> tuple[str, str, str]:
+    """What explains compilations: the shape of a batch, a difference between two steps, or state that comes late."""
     usual = max(run.shapes, key=lambda s: run.shapes[s], default=())
     odd = {phase for phase, shape in run.batches if shape != usual}
     if odd >= {r.phase for r in grown}:
         shapes = " and ".join(str(list(s)) for s in run.shapes if s != usual)
-        return (f": batches of shape {shapes} where the others have {list(usual)}", run.feed_defined,
-                _PADDED)  # fmt: skip
+        return f"batches of shape {shapes} where the others have {list(usual)}", run.feed_defined, _PADDED
     found = differences(run.steps)
     for kind in ("number", "ops", "shape"):
         for d in (d for d in found if d.kind == kind):
-            return f": {d}", d.line, _REMEDIES[kind]
-    where = _compiled_at(run, grown)
-    at = next((s.at for s in run.seen if s.compiled and s.phase in {r.phase for r in grown}), "")
-    said = f": the graph that is flushed at {at}" if at else ""
-    return said, where, "look for Python numbers and shapes that change from step to step"
+            return str(d), d.line, _REMEDIES[kind]
+    phases = {r.phase for r in grown}
+    seen = [s for s in run.seen if s.compiled and s.phase in phases]
+    at = f"the graph that is flushed at {seen[0].at}" if seen else "which graph was not seen"
+    where = next((s.line for s in seen if s.line), "")
+    if len(rows) > 2 and phases == {rows[1].phase}:
+        return (
+            f"{at}; something is made at the first update",
+            where,
+            "make every slot in opt.init, and every buffer in init",
+        )
+    return at, where, "look for Python numbers and shapes that change from step to step"
 
 
 _REMEDIES = {
@@ -167,12 +175,6 @@ _REMEDIES = {
     "ops": "let every step record the same ops, and choose by masks and not by branches",
     "shape": "keep every shape fixed: pad, and mask by weights",
 }
-
-
-def _compiled_at(run: Run, rows: list[Row]) -> str:
-    phases = {r.phase for r in rows}
-    lines = [s.line for s in run.seen if s.compiled and s.phase in phases and s.line]
-    return lines[0] if lines else ""
 
 
 def _numbers(run: Run) -> Iterator[Finding]:
@@ -202,7 +204,11 @@ def _batches(run: Run, lazy: bool) -> Iterator[Finding]:
 
 def _predictions(run: Run, explained: list[Finding]) -> Iterator[Finding]:
     """Counts that differ from the text where nothing else said why."""
-    if not run.counts or any("flush" in f.what or "graph" in f.what for f in explained if f.severity == "error"):
+    if (
+        run.failure
+        or not run.counts
+        or any("flush" in f.what or "graph" in f.what for f in explained if f.severity == "error")
+    ):
         return
     for row in _steps(run):
         if row.predicted >= 0 and row.flushes != row.predicted:

@@ -121,6 +121,9 @@ class Executable:
         """State from saved values, by name; parameters are copied into the model's own tensors, what is derived is
         rebuilt."""
         values = {**saved, self.params_name: self.rt.take_params(saved[self.params_name])}
+        if self.rt.backend.lazy:
+            # Else the copies are a part of the first step's graph, which is then compiled once with and once without them.
+            self.rt.mark()
         return self._restore(*(values[v.name] for v in self.module.saved))
 
     def saved(self, state: State) -> dict[str, Any]:
