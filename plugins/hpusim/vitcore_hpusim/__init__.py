@@ -1,7 +1,7 @@
 """vitcore-hpusim: a simulated Gaudi card for machines without one, used only where `--simulate` asks for it.
 
-It shows what a program asks of the card: what is recorded, what flushes and why, what would be compiled. Values are computed on the
-processor by our own formulas. It makes no claim about Gaudi's speed, memory, kernels or rounding.
+It shows what a program asks of the card: what is recorded, what flushes and why, what would be compiled. Values are computed on
+the processor by our own formulas. It makes no claim about Gaudi's speed, memory, kernels or rounding.
 """
 
 from __future__ import annotations

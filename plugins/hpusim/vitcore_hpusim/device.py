@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitcore_hpusim import autocast
-from vitcore_hpusim.recorder import HOST, Recorder, _plain
+from vitcore_hpusim.recorder import HOST, Recorder, undisturbed
 from vitcore_hpusim.tensor import DEVICE, UNDER, HpuTensor, is_here, wrap
 
 _FACTORIES = ("arange", "arange.start", "arange.start_step", "zeros", "ones", "full", "rand", "randn", "randint", "randint.low",
@@ -41,12 +41,15 @@ def _register_factories(recorder: Recorder) -> None:
     _libraries.append(library)
 
     def empty(size: Any, *, dtype: Any = None, memory_format: Any = None, **_: Any) -> Tensor:
-        with _plain():
-            kind = {"dtype": dtype or torch.get_default_dtype(), "memory_format": memory_format or torch.contiguous_format}
+        with undisturbed():
+            kind = {
+                "dtype": dtype or torch.get_default_dtype(),
+                "memory_format": memory_format or torch.contiguous_format,
+            }
             return wrap(recorder, torch.empty(size, **kind))
 
     def empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Tensor:
-        with _plain():
+        with undisturbed():
             return wrap(recorder, torch.empty_strided(size, stride, dtype=dtype or torch.get_default_dtype()))
 
     def factory(name: str) -> Any:
@@ -58,7 +61,7 @@ def _register_factories(recorder: Recorder) -> None:
             with recorder.lock:
                 if recorder.lazy:
                     return recorder.note(op, args, kept)
-                with _plain():
+                with undisturbed():
                     return wrap(recorder, op(*args, **kept))
 
         return make
@@ -85,7 +88,9 @@ def _patch_conversions() -> None:
         return tensor(data, **kwargs).to(device) if is_here(device) else tensor(data, device=device, **kwargs)
 
     def taken(data: Any, dtype: Any = None, device: Any = None) -> Tensor:
-        return as_tensor(data, dtype=dtype).to(device) if is_here(device) else as_tensor(data, dtype=dtype, device=device)
+        return (
+            as_tensor(data, dtype=dtype).to(device) if is_here(device) else as_tensor(data, dtype=dtype, device=device)
+        )
 
     Tensor.to, torch.tensor, torch.as_tensor = moved, made, taken  # type: ignore[method-assign, assignment]
     Tensor.hpu = lambda self, *args, **kwargs: moved(self, DEVICE, *args, **kwargs)  # type: ignore[attr-defined]

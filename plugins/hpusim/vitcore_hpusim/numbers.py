@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 _NAMED = {("add", "alpha"), ("sub", "alpha"), ("rsub", "alpha"), ("addcdiv", "value"), ("addcmul", "value")}
+# The decay of the fused AdamW, which moves with the learning rate (hpex/optimizers/FusedAdamW.py).
+_NAMED |= {("adamw", "decay")}
 _NAMED |= {
     (name, "other")
-    for name in ("eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or", "bitwise_xor", "xlogy", "div", "mul", "add", "sub")
+    for name in ("eq", "ne", "lt", "le", "gt", "ge", "bitwise_and", "bitwise_or", "bitwise_xor", "xlogy", "div")
 }  # fmt: skip
 _TENSOR = ("Tensor", "Optional[Tensor]")
 
@@ -21,14 +23,4 @@ _TENSOR = ("Tensor", "Optional[Tensor]")
 def number_arguments(op: Any) -> frozenset[str]:
     """The names of an op's arguments whose numbers are inputs of a graph."""
     base = op._schema.name.split("::")[1].rstrip("_")
-    return frozenset(
-        a.name for a in op._schema.arguments if str(a.type) in _TENSOR or (base, a.name) in _NAMED or (op in _fused and a.name in _fused[op])
-    )
-
-
-_fused: dict[Any, frozenset[str]] = {}
-
-
-def takes_as_input(op: Any, *names: str) -> None:
-    """Say that numbers given to these arguments of a fused op are inputs, as the bridge makes them."""
-    _fused[op] = frozenset(names)
+    return frozenset(a.name for a in op._schema.arguments if str(a.type) in _TENSOR or (base, a.name) in _NAMED)

@@ -236,7 +236,9 @@ class Recorder:
         self._steps[key] = step
         return step
 
-    def _infer(self, op: Any, key: Any, leaves: list[Any], spec: tuple[Any, ...]) -> tuple[tuple[Meta | None, ...], bool]:
+    def _infer(
+        self, op: Any, key: Any, leaves: list[Any], spec: tuple[Any, ...]
+    ) -> tuple[tuple[Meta | None, ...], bool]:
         """The kinds of the op's results, from torch's own rules; from one run on made-up values where torch has none."""
 
         def stand_in(device: str) -> list[Any]:
@@ -251,7 +253,7 @@ class Recorder:
                 at += 2
             return found
 
-        with _plain():
+        with undisturbed():
             try:
                 args, kwargs = rebuilt(stand_in("meta"), spec)
                 out = op(*args, **kwargs)
@@ -307,7 +309,7 @@ class Recorder:
     def _run(self, program: Program, inputs: list[Any], *, measure: bool) -> list[Any]:
         values: list[Any] = [None] * program.results
         meter = self.ledger.meter(inputs) if measure else None
-        with _plain():
+        with undisturbed():
             for op, leaves, spec, outs, done in program.code:
                 flat = [inputs[x] if kind == "i" else values[x] if kind == "v" else x for kind, x in leaves]
                 args, kwargs = rebuilt(flat, spec)
@@ -368,7 +370,8 @@ def _program(code: list[tuple[Step, tuple[int, ...] | None]], results: int, want
         if number not in wanted:
             done.setdefault(at, []).append(number)
     return Program(
-        [(step.op, step.leaves, step.spec, outs, tuple(done.get(at, ()))) for at, (step, outs) in enumerate(code)], results
+        [(step.op, step.leaves, step.spec, outs, tuple(done.get(at, ()))) for at, (step, outs) in enumerate(code)],
+        results,
     )
 
 
@@ -389,7 +392,7 @@ def rebuilt(flat: list[Any], spec: tuple[Any, ...]) -> tuple[list[Any], dict[str
 
 
 @contextmanager
-def _plain() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Inside, ops run on the processor and nobody listens: what is carried out was decided when it was noted."""
     with torch.no_grad(), torch._C.DisableTorchFunction(), _disable_current_modes():
         yield

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._C import DispatchKey
 
 from vitcore_hpusim.flushing import aten, needs_values
-from vitcore_hpusim.recorder import HOST, Recorder, Slot, _plain
+from vitcore_hpusim.recorder import HOST, Recorder, Slot
 
 UNDER = "hpusim"
 """What torch's core calls the device; people and `.device` say hpu."""
@@ -33,7 +33,12 @@ class HpuTensor(Tensor):
     def __new__(cls, slot: Slot) -> HpuTensor:
         meta = slot.meta
         made: HpuTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, meta.shape, strides=meta.stride, dtype=meta.dtype, device=torch.device(UNDER, 0), _extra_dispatch_keys=_KEYS
+            cls,
+            meta.shape,
+            strides=meta.stride,
+            dtype=meta.dtype,
+            device=torch.device(UNDER, 0),
+            _extra_dispatch_keys=_KEYS,
         )
         made._slot = slot
         return made
@@ -103,7 +108,9 @@ def narrowed(recorder: Recorder, value: Tensor) -> Tensor:
     if recorder.lazy and value.dtype == torch.int64 and value.numel():
         low, high = int(value.min()), int(value.max())
         if low < _INT32.min or high > _INT32.max:
-            raise RuntimeError(f"Error when trying to cast Long to Int, input values {low} to {high} exceed the range of Int")
+            raise RuntimeError(
+                f"Error when trying to cast Long to Int, input values {low} to {high} exceed the range of Int"
+            )
     return value
 
 
@@ -116,15 +123,16 @@ def _dispatch(recorder: Recorder, op: Any, args: Any, kwargs: dict[str, Any]) ->
     if op is aten._to_copy.default and kwargs.get("device") is not None and not is_here(kwargs["device"]):
         recorder.counts.to_host += 1
         kwargs = {k: v for k, v in kwargs.items() if k != "non_blocking"} | {"device": HOST}
-        return _at_once(op, [recorder.value(args[0]._slot, "copy to the host")], kwargs)
+        return op(recorder.value(args[0]._slot, "copy to the host"), **kwargs)
     if op is aten._to_copy.default and not isinstance(args[0], HpuTensor):
         return _upload(recorder, args[0], kwargs)
     if op is aten.copy_.default and not (isinstance(args[0], HpuTensor) and isinstance(args[1], HpuTensor)):
         return _copy_across(recorder, *args[:2])
-    name = str(op).removeprefix("aten.")
-    if name in recorder.unsupported or name.partition(".")[0] in recorder.unsupported:
-        recorder.counts.fallbacks[name] += 1
-        return _on_host(recorder, op, args, kwargs, f"fallback {op}")
+    if recorder.unsupported:
+        name = str(op).removeprefix("aten.")
+        if name in recorder.unsupported or name.partition(".")[0] in recorder.unsupported:
+            recorder.counts.fallbacks[name] += 1
+            return _on_host(recorder, op, args, kwargs, f"fallback {op}")
     if needs_values(op, args):
         return _on_host(recorder, op, args, kwargs, f"shape depends on values: {op}")
     if recorder.lazy:
@@ -132,15 +140,10 @@ def _dispatch(recorder: Recorder, op: Any, args: Any, kwargs: dict[str, Any]) ->
     return _on_host(recorder, op, args, kwargs, "")
 
 
-def _at_once(op: Any, args: Any, kwargs: Any) -> Any:
-    with _plain():
-        return op(*args, **kwargs)
-
-
 def _upload(recorder: Recorder, value: Tensor, kwargs: dict[str, Any]) -> HpuTensor:
     recorder.counts.to_device += 1
     dtype = kwargs.get("dtype") or value.dtype
-    copied = _at_once(aten._to_copy.default, [narrowed(recorder, value)], {"dtype": dtype})
+    copied = aten._to_copy.default(narrowed(recorder, value), dtype=dtype)
     return wrap(recorder, copied)
 
 
@@ -148,13 +151,13 @@ def _copy_across(recorder: Recorder, to: Tensor, source: Tensor) -> Tensor:
     if not isinstance(to, HpuTensor):
         assert isinstance(source, HpuTensor)
         recorder.counts.to_host += 1
-        _at_once(aten.copy_.default, [to, recorder.value(source._slot, "copy to the host")], {})
+        to.copy_(recorder.value(source._slot, "copy to the host"))
         return to
     recorder.counts.to_device += 1
     if recorder.is_used(to._slot):
         recorder.flush("copy from the host into a tensor that is waited for")
     assert to._slot.value is not None
-    _at_once(aten.copy_.default, [to._slot.value, narrowed(recorder, source)], {})
+    to._slot.value.copy_(narrowed(recorder, source))
     return to
 
 
@@ -170,8 +173,8 @@ def _on_host(recorder: Recorder, op: Any, args: Any, kwargs: dict[str, Any], cau
             raise RuntimeError(f"Expected all tensors to be on the same device, but found hpu:0 and {each.device}")
         return HOST if isinstance(each, torch.device) else each
 
-    here = [value(a) for a in args], {k: value(v) for k, v in kwargs.items()}
-    out = _at_once(op, *here)
+    # Below torch's modes already: they have seen the op when it was called.
+    out = op(*map(value, args), **{k: value(v) for k, v in kwargs.items()})
     if recorder.info(op).in_place:
         return kwargs.get("out", args[0] if args and recorder.info(op).returns else None)
     if isinstance(out, Tensor):

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vitcore_hpusim.recorder import _plain
+from vitcore_hpusim.recorder import undisturbed
 from vitcore_hpusim.tensor import UNDER, HpuTensor
 
 _NATIVE = (torch.float32, torch.bfloat16)
@@ -57,12 +57,14 @@ class HcclGroup(dist.ProcessGroup):
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> _Work:
         op = dist.ReduceOp.SUM if opts is None else opts.reduceOp
-        if not any(op == known for known in (dist.ReduceOp.SUM, dist.ReduceOp.MIN, dist.ReduceOp.MAX, dist.ReduceOp.PRODUCT)):
+        if not any(
+            op == known for known in (dist.ReduceOp.SUM, dist.ReduceOp.MIN, dist.ReduceOp.MAX, dist.ReduceOp.PRODUCT)
+        ):
             raise RuntimeError("Unsupported ReduceOp for HCCL process group")
         asked = dist.AllreduceOptions()
         asked.reduceOp = op
         for value in self._values(tensors):
-            with _plain():
+            with undisturbed():
                 # Other types go through float32, and lose what it cannot hold.
                 wide = value if value.dtype in _NATIVE else value.float()
                 self._under.allreduce([wide], asked).wait()
@@ -71,14 +73,14 @@ class HcclGroup(dist.ProcessGroup):
         return _Work(tensors)
 
     def broadcast(self, tensors: list[Tensor], opts: Any) -> _Work:
-        with _plain():
+        with undisturbed():
             for value in self._values(tensors):
                 self._under.broadcast([value], opts).wait()
         return _Work(tensors)
 
     def allgather(self, outs: list[list[Tensor]], tensors: list[Tensor], opts: Any = None) -> _Work:
         into, values = [self._values(some) for some in outs], self._values(tensors)
-        with _plain():
+        with undisturbed():
             self._under.allgather(into, values).wait()
         return _Work(outs[0])
 

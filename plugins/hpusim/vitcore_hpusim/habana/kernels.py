@@ -15,13 +15,23 @@ class FusedSDPA(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False,
         scale: float | None = None, softmax_mode: str = "None", recompute_mode: bool | None = None,
         valid_seq_len: Tensor | None = None, seq_padding_type: str = "left", return_dropout_mask: bool = False,
         return_attn_probs: bool = False,
     ) -> Tensor:  # fmt: skip
-        if attn_mask is not None or dropout_p or is_causal or valid_seq_len is not None or return_dropout_mask or return_attn_probs:
-            raise NotImplementedError("hpusim: FusedSDPA is simulated without masks, dropout, causality and their by-products")
+        if (
+            attn_mask is not None
+            or dropout_p
+            or is_causal
+            or valid_seq_len is not None
+            or return_dropout_mask
+            or return_attn_probs
+        ):
+            raise NotImplementedError(
+                "hpusim: FusedSDPA is simulated without masks, dropout, causality and their by-products"
+            )
         if softmax_mode == "fast" and recompute_mode:
             raise RuntimeError("FusedSDPA: softmax_mode 'fast' with recompute needs is_causal")
         scale = q.shape[-1] ** -0.5 if scale is None else scale

@@ -24,7 +24,8 @@ class Metric:
         known += ["recipe_cache"] if os.environ.get("PT_HPU_ENABLE_CACHE_METRICS") == "1" else []
         if name not in known:
             raise MetricNotFound(f"Metric {name} not found")
-        self._name, self._before = name, self._read()
+        self._name = name
+        self._before = self._read()
 
     def name(self) -> str:
         return self._name

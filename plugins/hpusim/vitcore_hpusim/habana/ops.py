@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitcore_hpusim.numbers import takes_as_input
-
 _library = torch.library.Library("hpusim", "DEF")
 _library.define("sgd(Tensor[] grads, Tensor(a!)[] weights, Tensor lr, float weight_decay) -> ()")
 _library.define(
@@ -22,7 +20,9 @@ _library.define(
 )
 _library.define("clip_norm(Tensor(a!)[] grads, Tensor max_norm) -> Tensor")
 _library.define("sdpa(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor, Tensor)")
-_library.define("sdpa_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor probabilities, float scale) -> (Tensor, Tensor, Tensor)")
+_library.define(
+    "sdpa_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor probabilities, float scale) -> (Tensor, Tensor, Tensor)"
+)
 
 
 def _sgd(grads: list[Tensor], weights: list[Tensor], lr: Tensor, weight_decay: float) -> None:
@@ -82,7 +82,10 @@ for _name, _body in _BODIES.items():
 _library.impl("clip_norm", lambda grads, max_norm: max_norm.new_empty(1), "Meta")
 _library.impl(
     "sdpa",
-    lambda q, k, v, scale: (q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(*q.shape[:-1], k.shape[-2], dtype=torch.float32)),
+    lambda q, k, v, scale: (
+        q.new_empty(*q.shape[:-1], v.shape[-1]),
+        q.new_empty(*q.shape[:-1], k.shape[-2], dtype=torch.float32),
+    ),
     "Meta",
 )
 _library.impl(
@@ -91,5 +94,3 @@ _library.impl(
     "Meta",
 )
 ops = torch.ops.hpusim
-# The bridge makes a tensor of AdamW's decay, as it moves with the learning rate (hpex/optimizers/FusedAdamW.py).
-takes_as_input(ops.adamw.default, "decay")

@@ -22,7 +22,8 @@ class FusedSGD(Optimizer):
         self, params: Iterable[torch.nn.parameter.Parameter], lr: float = required, momentum: float = 0, weight_decay: float = 0,
         dampening: float = 0, nesterov: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=dampening, nesterov=nesterov))
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "dampening": dampening}
+        super().__init__(params, {**defaults, "nesterov": nesterov})
         mark_if_lazy()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -43,7 +44,9 @@ class FusedSGD(Optimizer):
             momenta = [self.state[p]["momentum_buffer"] for p in params]
             momentum = torch.tensor(group["momentum"]).to(DEVICE)
             mark_if_lazy()
-            ops.sgd_momentum(grads, weights, momenta, lr, momentum, group["weight_decay"], group["dampening"], group["nesterov"])
+            ops.sgd_momentum(
+                grads, weights, momenta, lr, momentum, group["weight_decay"], group["dampening"], group["nesterov"]
+            )
             mark_if_lazy()
         return loss
 
@@ -58,7 +61,8 @@ class FusedAdamW(Optimizer):
     ) -> None:  # fmt: skip
         if moments_dtype is not None:
             raise NotImplementedError("hpusim: FusedAdamW's moments_dtype is not simulated; leave it out")
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, bias_correction=bias_correction))
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, "bias_correction": bias_correction})
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One update; parameters without a gradient are left out."""
@@ -68,7 +72,9 @@ class FusedAdamW(Optimizer):
             params = [p for p in group["params"] if p.grad is not None]
             for p in params:
                 if not self.state[p]:
-                    self.state[p].update(step=0, exp_avg=torch.zeros(p.shape).to(DEVICE), exp_avg_sq=torch.zeros(p.shape).to(DEVICE))
+                    self.state[p].update(
+                        step=0, exp_avg=torch.zeros(p.shape).to(DEVICE), exp_avg_sq=torch.zeros(p.shape).to(DEVICE)
+                    )
             if not params:
                 continue
             beta1, beta2 = group["betas"]
