@@ -1,4 +1,12 @@
-"""Taking the card, in the order in which each failure has a name of its own."""
+"""Taking the card, in the order in which each failure has a name of its own.
+
+What the import changes in torch (bridge: HF/core/torch_overwrites.py), and why none of it reaches vitcore:
+`init_process_group` (:214) takes fewer keywords, `vitcore.runtime.distributed` gives only those it takes. In lazy mode
+`torch.save` (:392) rebuilds what it writes; checkpoints are safetensors and JSON. Modules get hooks and attributes (:167), and
+parameters may change class (bridge: HF/core/weight_sharing.py), so they are told by isinstance alone and the model is moved before
+anything holds its parameters. In lazy mode int64 becomes int32 on its way to the device (bridge: scripts/env_flags.yaml:584):
+labels are the only int64 there, and class numbers fit.
+"""
 
 from __future__ import annotations
 
