@@ -67,10 +67,10 @@ def stock_clip(rt: Any, grads: Any, hyper: Any) -> Any:
 
 
 @kernel("opt.update")
-def flushes_and_says_nothing(rt: Any, *operands: Any) -> Any:  # planted: flush
+def flushes_and_says_nothing(rt: Any, *operands: Any) -> Any:
     """As a vendor's optimizer."""
     out = rt.opt_update__reference(*operands)
-    rt.mark()
+    rt.mark()  # planted: flush
     return out
 
 

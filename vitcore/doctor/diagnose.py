@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vitcore.doctor.compare import Difference, differences
+from vitcore.doctor.lines import BACKWARD
 from vitcore.doctor.probe import Fault
 from vitcore.doctor.running import OTHER, Run
 from vitcore.doctor.watch import Row, Seen
@@ -20,6 +21,7 @@ _RECORDED = ("write it with ops that the device records (docs/backends.md, secti
 _CLIP = ("leave out the stock function: the reference kernel of grads.clip takes the norm from sums of squares "
          "(vitcore.runtime.reference.grads:clip)")  # fmt: skip
 _PADDED = "pad the batch and give the rows a weight of 0, or drop it, as vitcore.data.feed does"
+_SELDOM = frozenset({"linalg_vector_norm", "_foreach_norm", "lerp", "unbind", "split", "split_with_sizes", "logsumexp"})
 _READS = ("item", "_local_scalar_dense", "host", "tolist")
 
 
@@ -37,7 +39,9 @@ def diagnose(run: Run, *, lazy: bool) -> list[Finding]:
     """Every finding of a run, the worst first."""
     found = [*_failure(run), *_reads(run), *_fallbacks(run)]
     found += _flushes(run, found)
-    found += [*_recompiled(run), *(_numbers(run) if lazy else ())]
+    found += _recompiled(run)
+    if lazy:
+        found += [*_numbers(run), *_outside(run, {_bare(f.where) for f in found})]
     if not any(f.where == run.feed_defined for f in found):
         found += _batches(run, lazy)
     found += _predictions(run, found)
@@ -189,6 +193,16 @@ def _numbers(run: Run) -> Iterator[Finding]:
                           "compiles a graph each time", d.line, _REMEDIES["number"])  # fmt: skip
 
 
+def _outside(run: Run, known: set[str]) -> Iterator[Finding]:
+    """Ops that this device takes and most recording devices do not; stock clipping is the one that is met most."""
+    met = Counter((c.at, c.name, c.line) for c in (run.steps[-1].calls if run.steps else ()))
+    for (at, name, line), count in met.items():
+        if name.split(".")[1] in _SELDOM and _bare(line) not in known:
+            stock = "clip_grad" in line
+            yield Finding("warning" if stock else "note", f"{at}: {name}, {_times(count)} a step, is an op that many recording "
+                          "devices lack; this one takes it", line, _CLIP if stock else _RECORDED)  # fmt: skip
+
+
 def _described(d: Difference) -> str:
     return f"{d.at}: {d}"
 
@@ -219,4 +233,4 @@ def _predictions(run: Run, explained: list[Finding]) -> Iterator[Finding]:
 
 
 def _bare(line: str) -> str:
-    return line.removesuffix(" (its backward)")
+    return line.removesuffix(BACKWARD)

@@ -6,10 +6,6 @@ lines is told them. Ops, Python numbers and shapes are kept in order, to compare
 
 from __future__ import annotations
 
-import linecache
-import os
-import re
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -21,11 +17,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import vitcore.runtime.guards as guards
+from vitcore.doctor.lines import here
 from vitcore.doctor.watch import Watch
 
-_HERE = os.path.dirname(__file__)
 _HOST = torch.Generator().device.type
-_AUTOGRAD = re.compile(r"autograd\.grad\(|\.backward\(")
 
 
 @dataclass(frozen=True)
@@ -133,38 +128,6 @@ def probed(watch: Watch) -> Iterator[Probed]:
         stack.enter_context(_Methods(ops))
         stack.enter_context(ops)
         yield found
-
-
-def here() -> str:
-    """The innermost line of Python that is neither torch's nor the doctor's; in a backward, the line whose gradient is
-    being made."""
-    frame, line = sys._getframe(1), ""
-    while frame is not None and not line:
-        if is_foreign(frame.f_code.co_filename):
-            line = _shown(frame.f_code.co_filename, frame.f_lineno)
-        frame = frame.f_back  # type: ignore[assignment]
-    node = torch._C._current_autograd_node()
-    if node is not None and (not line or _AUTOGRAD.search(line)):
-        return _made_at(node) or line
-    return line
-
-
-def is_foreign(filename: str) -> bool:
-    """Whether a line of this file may be the culprit: torch's, the doctor's and the generated ones are not."""
-    return not filename.startswith((guards.TORCH, _HERE, "<")) and filename != guards.__file__
-
-
-def _shown(filename: str, number: int) -> str:
-    return f"{filename}:{number}: {linecache.getline(filename, number).strip()}"
-
-
-def _made_at(node: Any) -> str:
-    """The line of the forward that made a node of autograd's graph."""
-    for entry in reversed(node.metadata.get("traceback_") or []):
-        found = re.match(r'\s*File "([^"]+)", line (\d+)', entry)
-        if found and is_foreign(found[1]):
-            return _shown(found[1], int(found[2])) + " (its backward)"
-    return ""
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -145,7 +145,10 @@ class Report:
         if not r.counts:
             said.append("the device counts nothing of its own: flushes are the marks")
         if not r.records:
-            said.append("the device keeps no record of its flushes: lines are those of steps under the probe")
+            lines = (
+                "those of the ops under the probe" if r.fine else "only those of host reads and of numbers that change"
+            )
+            said.append(f"the device keeps no record of its flushes: lines are {lines}")
         if peak := max((s.peak_bytes for s in r.seen), default=0):
             said.append(f"the most that was alive while a graph ran, by the device's record: {size(peak)}")
         if grown := [x.phase for x in r.rows if x.compiles and x.phase != OTHER]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from vitcore import checkpoint
 from vitcore.data.feed import Feed
-from vitcore.doctor.probe import Probed, is_foreign, probed
-from vitcore.doctor.watch import Row, Seen, Watch, defined
+from vitcore.doctor.lines import defined, is_foreign
+from vitcore.doctor.probe import Probed, probed
+from vitcore.doctor.watch import Row, Seen, Watch
 from vitcore.errors import VitcoreError
 from vitcore.runtime.executable import Executable, State
 
@@ -37,6 +38,8 @@ class Run:
     failed_at: str = ""
     records: bool = False
     """Whether the device keeps a record of its flushes."""
+    fine: bool = False
+    """Whether it could be asked within a step, so that flushes and fallbacks have their op and line."""
     counts: bool = False
     """Whether the device counts them."""
     feed_defined: str = ""
@@ -58,6 +61,7 @@ def run(exe: Executable, start: Callable[[], State], hyper: Callable[[int], Mapp
     done.records, done.counts = watch.events is not None, watch.counts_device
     done.feed_defined = defined(type(exe.rt.feed).next_train) if exe.rt.feed is not None else ""
     with watch, _failing(done):
+        done.fine = watch.fine
         with watch.phase("start", "init"):
             state = start()
         for step in range(steps):

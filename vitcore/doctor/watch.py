@@ -6,16 +6,16 @@ Kernels and marks are looked up on the runtime at each call, so they can be wrap
 from __future__ import annotations
 
 import functools
-import inspect
-import linecache
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from vitcore.backend import resolve
+from vitcore.doctor.lines import defined, here, names_a_line
 from vitcore.doctor.static import title
 from vitcore.runtime.events import Event
 from vitcore.runtime.executable import Executable
@@ -75,6 +75,8 @@ class Watch:
         self._budget = 0
         self._last: dict[str, int] = {}
         self.fell_back = 0
+        self.fine = False
+        """Whether what the device does can be asked for within a step, without changing it."""
         self._declared = {
             (program.name, call_name(op)): (title(op), sum(op.flushes))
             for program in exe.module.programs for op in walk(program.ops) if op.name not in FLOW
@@ -95,6 +97,7 @@ class Watch:
         self._flush = self.rt._mark
         self.rt._mark = self._quietly(self._flush) if self._flush else None
         self._regions = _regions(self.exe)
+        self.fine = self.events is not None or (self.counts_device and not self._counting_flushes())
         self.settle("before the run", judged=False)
         return self
 
@@ -109,6 +112,7 @@ class Watch:
         """What is done inside counts as `name`; `times` runs of `program` are what the texts are asked about."""
         self.now, self.program, self._region = name, program, ""
         before = asdict(self.exe.stats())
+        self.settle("before it", judged=False)
         try:
             yield
         finally:
@@ -155,8 +159,10 @@ class Watch:
 
     def _mark(self, mark: Callable[[], None]) -> Callable[[], None]:
         def watched() -> None:
-            if self.op:
+            if self.op:  # by a kernel, whose line it is
+                line = here()
                 mark()
+                self.settle(self.at, line=line)
                 return
             self.settle("between ops")
             self.at, self._budget = f"rt.mark after {self._region}" if self._region else "rt.mark", 1
@@ -181,8 +187,13 @@ class Watch:
     def settle(self, at: str, *, cause: str = "", line: str = "", judged: bool = True) -> int:
         """Note what made the device work since the last call, as done at `at`; `cause` and `line` are of the op of torch that
         was called, where that is known. How many times it was."""
-        grown = self.grown()
-        found = list(self.events()) if self.events else _counted(grown)
+        if not self.fine:
+            return 0
+        if self.events:
+            found = list(self.events())
+            self.fell_back = sum(e.cause.startswith("fallback") for e in found)
+        else:
+            found = _counted(self._grown())
         kernel = self.definition()
         judged = judged and self.judged
         for event in found:
@@ -190,13 +201,24 @@ class Watch:
             may = self.op == "metrics.read" or (_may(why) and not self.fell_back)
             declared = not judged or (self._budget > 0 and may)
             self._budget -= judged and declared
-            where = event.line if _names_a_line(event.line) else line or kernel
+            where = event.line if names_a_line(event.line) else line or kernel
             self.seen.append(
                 Seen(self.now, at, why or "a flush", where, event.ops, event.compiled, event.peak_bytes, declared)
             )
         return len(found)
 
-    def grown(self) -> dict[str, int]:
+    def _counting_flushes(self) -> bool:
+        """Whether the device is flushed by being asked what it counted, as where a thread must come to its end first: then it
+        is asked between steps alone."""
+        x = torch.ones(2).to(self.rt.device) + 1
+        before = self.rt.device_counters()["flushes"]
+        del x
+        x = torch.ones(2).to(self.rt.device) + 1
+        flushed = self.rt.device_counters()["flushes"] != before
+        del x
+        return flushed
+
+    def _grown(self) -> dict[str, int]:
         """The growth of the device's own counters since this was last asked."""
         now = dict(self.rt.device_counters())
         grown = {k: v - self._last.get(k, 0) for k, v in now.items()}
@@ -225,10 +247,6 @@ def _counted(grown: dict[str, int]) -> list[Event]:
     return [Event("", "", -1, i >= flushes - compiles, 0) for i in range(flushes)]
 
 
-def _names_a_line(line: str) -> bool:
-    return line.count(":") >= 2 and not line.startswith("<")
-
-
 def _regions(exe: Executable) -> dict[tuple[str, str], str]:
     """The region of each kernel, by program."""
     return {
@@ -237,17 +255,3 @@ def _regions(exe: Executable) -> dict[tuple[str, str], str]:
         for region in walk(program.ops) if region.name == "rt.region"
         for op in region.body if op.name not in FLOW
     }  # fmt: skip
-
-
-def defined(fn: Any) -> str:
-    """file:line: text of a function's definition; "" where Python does not know it."""
-    fn = inspect.unwrap(fn) if callable(fn) else fn
-    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
-    if code is None:
-        return ""
-    # The first line of a decorated function is its decorator's; `def` stands below it.
-    lines = {
-        n: linecache.getline(code.co_filename, n).strip() for n in range(code.co_firstlineno, code.co_firstlineno + 8)
-    }
-    number = next((n for n, text in lines.items() if text.startswith(f"def {code.co_name}(")), code.co_firstlineno)
-    return f"{code.co_filename}:{number}: {lines[number]}"
