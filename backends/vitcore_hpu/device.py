@@ -3,19 +3,17 @@
 What the import changes in torch (bridge: HF/core/torch_overwrites.py), and why none of it reaches vitcore:
 `init_process_group` (:214) takes fewer keywords, `vitcore.runtime.distributed` gives only those it takes. In lazy mode
 `torch.save` (:392) rebuilds what it writes; checkpoints are safetensors and JSON. Modules get hooks and attributes (:167), and
-parameters may change class (bridge: HF/core/weight_sharing.py), so they are told by isinstance alone and the model is moved before
-anything holds its parameters. In lazy mode int64 becomes int32 on its way to the device (bridge: scripts/env_flags.yaml:584):
-labels are the only int64 there, and class numbers fit.
+parameters may change class (bridge: HF/core/weight_sharing.py), so they are told by isinstance alone and the model is moved
+before anything holds its parameters. In lazy mode int64 becomes int32 on its way to the device (bridge:
+scripts/env_flags.yaml:584): labels are the only int64 that a step sends, and class numbers fit.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 
 from vitcore.api import VitcoreError
-from vitcore_hpu.probe import NO_LIBRARY, other_mode
+from vitcore_hpu.probe import NO_LIBRARY, other_mode, there
 
 
 def acquire() -> None:
@@ -25,8 +23,7 @@ def acquire() -> None:
     there: without it torch.autocast("hpu") is silently nothing, but no tensor is made on the device either.
     """
     lazy = os.environ["PT_HPU_LAZY_MODE"] == "1"
-    # A simulator's library stands in sys.modules and in no folder.
-    if "habana_frameworks" not in sys.modules and importlib.util.find_spec("habana_frameworks") is None:
+    if not there("habana_frameworks"):
         raise VitcoreError(NO_LIBRARY)
     import habana_frameworks.torch.core  # noqa: F401  (registers the device)
     import torch

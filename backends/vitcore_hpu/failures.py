@@ -50,7 +50,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("AttributeError", r"module 'torch' has no attribute 'hpu'", _NOT_LOADED),
     ("AttributeError", r"'Tensor' object has no attribute 'is_hpu'", _NOT_LOADED),
     ("ModuleNotFoundError", r"No module named 'torch\.hpu'", _NOT_LOADED),
-    ("RuntimeError", r"torch has no module of `hpu`", _NOT_LOADED),
+    ("RuntimeError", r"torch has no module of `hpu`|module registered as 'torch\.hpu'", _NOT_LOADED),
     ("InvalidBackend", r"Invalid backend: 'hpu_backend'",
      "torch.compile knows no 'hpu_backend': the library registers it in eager mode alone, when it is imported; use --backend "
      "hpu-eager with the vendor's plugin, or leave the leaf out with --disable_kernel compiled"),

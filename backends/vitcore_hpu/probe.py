@@ -24,11 +24,16 @@ def missing_eager() -> str | None:
     return _library() or other_mode(lazy=False) or _card()
 
 
+def there(name: str) -> bool:
+    """Whether the module is loaded or can be; a simulator's is loaded and lies in no folder."""
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
 def _library() -> str | None:
     # find_spec of a submodule raises where the parent is missing, so the parent is asked first.
-    if importlib.util.find_spec("habana_frameworks") is None:
+    if not there("habana_frameworks"):
         return NO_LIBRARY
-    if importlib.util.find_spec("habana_frameworks.torch") is None:
+    if not there("habana_frameworks.torch"):
         return "habana_frameworks has no torch part; install habana-torch-plugin of the driver's release"
     return None
 

@@ -1,4 +1,4 @@
-"""Which lines of vitcore_hpu ran, noted while tests run and in processes that they start; no dependency, a plain trace function."""
+"""Which lines of vitcore_hpu ran, noted by a trace function while tests run and in processes that they start."""
 
 from __future__ import annotations
 

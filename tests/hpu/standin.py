@@ -196,7 +196,13 @@ def _optimizers(device: Gaudi) -> dict[str, Any]:
             dampening: float = 0,
             nesterov: bool = False,
         ) -> None:
-            said = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=dampening, nesterov=nesterov)
+            said = {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "dampening": dampening,
+                "nesterov": nesterov,
+            }
             device.note("FusedSGD", **said)
             super().__init__(params, said)
             device.mark()
@@ -222,7 +228,13 @@ def _optimizers(device: Gaudi) -> dict[str, Any]:
             self, params: Any, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
             weight_decay: float = 0.0, bias_correction: bool = True, moments_dtype: Any = None,
         ) -> None:  # fmt: skip
-            said = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, bias_correction=bias_correction)
+            said = {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "bias_correction": bias_correction,
+            }
             device.note("FusedAdamW", **said)
             super().__init__(params, said)
 
