@@ -14,6 +14,7 @@ LIGHT = [
     ["train", "--help"],
     ["evaluate", "--help"],
     ["lower", "--help"],
+    ["explain", "--help"],
     ["backends", "--help"],
     ["backends"],
     ["backends", "--json"],

@@ -1,4 +1,4 @@
-"""torch's own lazy device as a stranger's package, in a folder of its own; and a device that says what it is told to."""
+"""Lazy devices as strangers' packages, each built and installed by pip in a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ from pathlib import Path
 
 import pytest
 
-PLUGIN = Path(__file__).parents[2] / "plugins" / "lazysim"
+PLUGINS = Path(__file__).parents[2] / "plugins"
+Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def lazysim(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def lazysim(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """`python ARGS...` where vitcore-lazysim is installed beside vitcore."""
-    site = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(PLUGIN)]
+    return _beside(tmp_path_factory.mktemp("site"), "lazysim")
+
+
+@pytest.fixture(scope="session")
+def hpusim(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """`python ARGS...` where vitcore-hpusim is installed beside vitcore: a device that keeps a record."""
+    return _beside(tmp_path_factory.mktemp("site"), "hpusim")
+
+
+def _beside(site: Path, plugin: str) -> Shell:
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(PLUGINS / plugin)]
     subprocess.run(pip, check=True, capture_output=True, text=True)
     where = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 

@@ -14,7 +14,7 @@ SOURCE = (HERE / "faults.py").read_text(encoding="utf-8").splitlines()
 
 @pytest.fixture(scope="module")
 def reports(lazysim: Any) -> dict[str, Any]:
-    done = lazysim(str(HERE / "lazy_job.py"))
+    done = lazysim(str(HERE / "faults_job.py"), "lazysim")
     assert done.returncode == 0, done.stderr[-3000:]
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return said

@@ -12,9 +12,9 @@ import pytest
 from vitcore.commandline import resolve_config
 from vitcore.doctor.costs import kernel_costs
 from vitcore.doctor.examination import examine
+from vitcore.doctor.flushes import predicted
 from vitcore.doctor.static import causes, flattened, read_module
 from vitcore.plan import Plan, make_plan
-from vitcore.step.flushes import predicted
 
 
 def plan(*argv: str) -> Plan:
@@ -45,8 +45,8 @@ def test_a_loop_is_counted_and_outlined_once(lazy: Plan) -> None:
 def test_regions_come_in_order_with_their_ops(lazy: Plan) -> None:
     regions = [i for i, _ in flattened(read_module(lazy.lowered)["train"].items) if i.kind == "region"]
     ops = [op.partition(" by ")[0] for region in regions for op in region.ops]
-    wanted = ["model.forward", "model.backward", "grads.scale", "grads.clip", "opt.update", "grads.zero"]
-    assert [op for op in ops if op in wanted] == wanted
+    wanted = ["model.forward", "model.backward", "grads.scale", "grads.clip", "opt.update"]
+    assert [op for op in ops if op in wanted] == wanted and "grads.zero" in ops
 
 
 def test_a_claimed_kernel_costs_what_leaving_it_out_saves(lazy: Plan) -> None:
@@ -57,8 +57,9 @@ def test_a_claimed_kernel_costs_what_leaving_it_out_saves(lazy: Plan) -> None:
         assert cost.reference == predicted(plan(*argv).lowered[cost.program].ops), cost
         assert cost.flushes == predicted(lazy.lowered[cost.program].ops)
         assert str(cost) in lazy.explain()
-    clip = next(c for c in costs if c.op == "grads.clip")
-    assert clip.flushes > clip.reference and "more than the reference" in str(clip)
+    # The vendor's optimizers flush by themselves.
+    update = next(c for c in costs if c.op == "opt.update")
+    assert update.flushes > update.reference and "more than the reference" in str(update)
 
 
 def test_a_backend_that_is_not_lazy_has_regions_and_no_flushes() -> None:

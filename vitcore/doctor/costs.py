@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vitcore.doctor.flushes import predicted
 from vitcore.runtime.reference import REFERENCE
-from vitcore.step.flushes import predicted
 from vitcore.step.ir import walk
 from vitcore.step.ops import FUNCTIONS
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitcore.doctor.sizes import Sizes
 from vitcore.model.dropout import dropout_keys
@@ -24,6 +27,8 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    working: int
+    """What the backward holds besides, at its highest."""
     batch: int
     reduction: int
     peak: int
@@ -43,20 +48,22 @@ def estimate(module: Module, sizes: Sizes) -> Memory:
     gradients = parameters * (1 + adds)
     kind = next(v.ty.args[0] for v in train.params if v.ty.kind == "opt")
     optimizer = parameters * len(PER_PARAMETER[kind])
-    activations = saved_bytes(model, sizes, narrow="casts" in narrow or "autocast" in narrow)
+    activations, backward = held_bytes(model, sizes, narrow="casts" in narrow or "autocast" in narrow)
+    working = max(backward - parameters, 0)  # the gradients that it makes are counted already
     # What is copied, and as numbers of four bytes where bytes were.
     batch = sizes.batch_bytes(sizes.micro_batch, keys=sizes.draws)
     batch += 4 * sizes.micro_batch * sizes.pixels if sizes.pixel_bytes == 1 else 0
     reduces = any(op.name == "grads.all_reduce" and op.attrs.get("impl") != "identity" for op in ops)
     reduction = parameters if reduces else 0
-    peak = parameters + gradients + optimizer + max(activations + batch, reduction)
+    peak = parameters + gradients + optimizer + max(activations + working + batch, reduction)
     how = "the narrow type by the table of bf16-casts" if narrow.get("autocast") else ""
     said = "; ".join(filter(None, ("reference leaf and attention", how, sizes.assumed)))
-    return Memory(parameters, gradients, optimizer, activations, batch, reduction, peak, said)
+    return Memory(parameters, gradients, optimizer, activations, working, batch, reduction, peak, said)
 
 
-def saved_bytes(model: torch.nn.Module, sizes: Sizes, *, narrow: bool) -> int:
-    """Bytes that autograd keeps from the forward of one micro-batch for its backward."""
+def held_bytes(model: torch.nn.Module, sizes: Sizes, *, narrow: bool) -> tuple[int, int]:
+    """Bytes that autograd keeps from the forward of one micro-batch for its backward, and the most that the backward makes
+    and holds, while all that was kept stays."""
     own = {p.untyped_storage()._cdata for p in model.parameters()}
     # Tensors and not numbers are kept: a storage that is freed could give its address to the next.
     kept: dict[int, Tensor] = {}
@@ -78,6 +85,24 @@ def saved_bytes(model: torch.nn.Module, sizes: Sizes, *, narrow: bool) -> int:
         ExplicitCasts() if narrow else nullcontext(),
     ):
         loss = cross_entropy(model(images), labels, weight, 0.1)
-    found = sum(t.untyped_storage().nbytes() for t in kept.values())
-    del loss
-    return found
+    with _Live({*own, *kept}) as live:
+        torch.autograd.grad(loss, list(model.parameters()))
+    return sum(t.untyped_storage().nbytes() for t in kept.values()), live.most
+
+
+class _Live(TorchDispatchMode):
+    """The most bytes of what ops make and is still held, beside storages that are `known`."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known, self.most = known, 0
+        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._held = {key: (ref, size) for key, (ref, size) in self._held.items() if not ref.expired()}
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.known:
+                self._held.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+        self.most = max(self.most, sum(size for _, size in self._held.values()))
+        return out

@@ -149,8 +149,10 @@ class Report:
                 "those of the ops under the probe" if r.fine else "only those of host reads and of numbers that change"
             )
             said.append(f"the device keeps no record of its flushes: lines are {lines}")
-        if peak := max((s.peak_bytes for s in r.seen), default=0):
-            said.append(f"the most that was alive while a graph ran, by the device's record: {size(peak)}")
+        if r.peak_bytes:
+            said.append(
+                f"the most that was alive while a graph of a step ran, by the device's record: {size(r.peak_bytes)}"
+            )
         if grown := [x.phase for x in r.rows if x.compiles and x.phase != OTHER]:
             said.append(f"graphs were compiled in: {', '.join(dict.fromkeys(grown))}")
         return [("Counted", columns, rows), ("Of the counting", ("",), [(line,) for line in said])]
@@ -224,6 +226,6 @@ def _run_dict(run: Run) -> dict[str, Any]:
         "batches": [{"shape": list(s), "times": n} for s, n in run.shapes.items()],
         "another_size": None if run.other_size is None else dict(zip(("rows", "graphs"), run.other_size)),
         "probed": [{"ops": len(p.calls), "copies": p.copies, "copied_bytes": p.copied_bytes} for p in run.steps],
-        "peak_bytes": max((s.peak_bytes for s in run.seen), default=0),
+        "peak_bytes": run.peak_bytes,
         "records": run.records, "counts": run.counts, "failure": run.failure,
     }  # fmt: skip

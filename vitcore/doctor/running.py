@@ -49,6 +49,11 @@ class Run:
         """The shapes of training batches, and how many had each; that of another size, which was asked for, left out."""
         return dict(Counter(shape for phase, shape in self.batches if phase != OTHER))
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was alive while a graph of a training step ran, by the device's record; 0 where it keeps none."""
+        return max((s.peak_bytes for s in self.seen if s.phase.startswith("step")), default=0)
+
 
 OTHER = "a batch of another size"
 

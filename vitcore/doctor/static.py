@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vitcore.step.flushes import predicted
+from vitcore.doctor.flushes import predicted
 from vitcore.step.ir import FLOW, Module, Op, Program, walk
 from vitcore.step.ops import FUNCTIONS, OPS
 

@@ -15,12 +15,12 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from vitcore.backend import resolve
+from vitcore.doctor.flushes import predicted
 from vitcore.doctor.lines import defined, here, names_a_line
 from vitcore.doctor.static import title
 from vitcore.runtime.events import Event
 from vitcore.runtime.executable import Executable
 from vitcore.step.codegen import call_name
-from vitcore.step.flushes import predicted
 from vitcore.step.ir import FLOW, walk
 from vitcore.step.ops import OPS
 
