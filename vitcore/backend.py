@@ -118,6 +118,8 @@ class Kernel:
     """The named formula (`vitcore.step.formulas`) that it computes in place of the reference's, printed on the op."""
     tier: str = "exact"
     """`exact`: the reference's bits; `algebraic`: equal in float64; `numerics`: another formula or rounding."""
+    opt_in: str = ""
+    """Why it is left out unless `--enable_kernel` names it; empty: it is asked in its turn."""
 
     def refusal(self, op: Op, world: World) -> str | None:
         """Why the kernel does not take this op, or None when it does."""
@@ -138,11 +140,12 @@ def kernel(
     flushes: Flushes | Callable[[Op], Flushes] = NO_FLUSHES,
     variant: str = "",
     tier: str = "exact",
+    opt_in: str = "",
 ) -> Callable[[Callable[..., Any]], Kernel]:
     """Decorate a plain function as a kernel for `op`; its name becomes the `impl`."""
 
     def claim(fn: Callable[..., Any]) -> Kernel:
-        return Kernel(op, fn.__name__, fn, when, flushes, variant, tier)
+        return Kernel(op, fn.__name__, fn, when, flushes, variant, tier, opt_in)
 
     return claim
 

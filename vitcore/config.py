@@ -114,6 +114,8 @@ class Config:
     """Passes of the lowering to leave out, by name."""
     disable_kernel: tuple[str, ...] = ()
     """Kernels of the backend to leave out, by name; `all` leaves the reference kernels alone."""
+    enable_kernel: tuple[str, ...] = ()
+    """Kernels of the backend to ask that are left out by default, by name; --explain lists them with the reason."""
     env: tuple[str, ...] = ()
     """NAME=VALUE settings for the device's libraries, put into the environment before they are imported."""
     threads: int = 0

@@ -14,6 +14,7 @@ from vitcore.backend import Backend
 from vitcore.cli import run
 from vitcore.commandline import parse
 from vitcore.errors import VitcoreError, nearest
+from vitcore.plan import choose_kernels
 from vitcore.plugins import load_plugins
 from vitcore.simulation import simulated
 from vitcore.testing.checks import CHECKS
@@ -28,6 +29,8 @@ class Conformance:
     """Backend to check, installed here."""
     simulate: bool = False
     """Check it on the installed simulator of its device."""
+    enable_kernel: tuple[str, ...] = ()
+    """Kernels to check with that are left out by default."""
     checks: tuple[str, ...] = tuple(CHECKS)
     """Checks to run, of C1 to C13."""
     seed: int = 0
@@ -47,8 +50,12 @@ def main(argv: Sequence[str]) -> int:
     plugins = load_plugins()
     backend = plugins.backend(asked.backend)
     backend = simulated(plugins, backend) if asked.simulate else backend
+    choose_kernels(plugins, backend, enabled=asked.enable_kernel)
     output = None if asked.output is None else _folder(Path(asked.output))
-    worker, answers = Worker(asked.backend, asked.seed, simulate=asked.simulate), list[Answer]()
+    worker, answers = (
+        Worker(asked.backend, asked.seed, simulate=asked.simulate, enabled=asked.enable_kernel),
+        list[Answer](),
+    )
     try:
         for name in asked.checks:
             answer = worker.ask(name)

@@ -136,7 +136,7 @@ def _config(asked: Evaluate) -> Config:
         raise VitcoreError(f"checkpoint {path}: {file.name} holds no configuration ({type(e).__name__}: {e}); it is "
                            "corrupt or of another version") from e  # fmt: skip
     # What belongs to the device that it was trained on stays behind.
-    here: dict[str, Any] = {"simulate": asked.simulate, "disable_kernel": (), "env": ()}
+    here: dict[str, Any] = {"simulate": asked.simulate, "disable_kernel": (), "enable_kernel": (), "env": ()}
     return replace(config, **{**here, **changes}, resume=asked.checkpoint, pretrained_dir=None)
 
 

@@ -84,7 +84,7 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
     world = world_from_env()
     if world.size > 1 and backend.collective is None:
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
-    kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel)
+    kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel)
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(config.spec)
@@ -95,17 +95,20 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
 
 
 def choose_kernels(
-    plugins: Plugins, backend: Backend, disabled: Collection[str] = ()
+    plugins: Plugins, backend: Backend, disabled: Collection[str] = (), enabled: Collection[str] = ()
 ) -> tuple[tuple[Kernel, ...], list[str]]:
-    """The kernels that a backend asks, in order, and a line for each that is left out: by name, or because the simulator
-    cannot run it."""
+    """The kernels that a backend asks, in order, and a line for each that is left out: by name, by default, or because the
+    simulator cannot run it."""
     offered = plugins.kernels(backend.name)
     names = list(dict.fromkeys(k.name for k in offered))
-    for name in disabled:
-        if name not in ("all", *names):
-            raise VitcoreError(f"--disable_kernel {name!r} is no kernel of backend {backend.name!r}{nearest(name, names)}; "
-                               f"it has: {', '.join(names) or 'none'}")  # fmt: skip
-    reasons = dict(backend.simulator.without) if backend.simulator else {}
+    for flag, given in (("disable_kernel", {*disabled} - {"all"}), ("enable_kernel", {*enabled})):
+        for name in sorted(given - {*names}):
+            raise VitcoreError(f"--{flag} {name!r} is no kernel of backend {backend.name!r}{nearest(name, names)}; it has: "
+                               f"{', '.join(names) or 'none'}")  # fmt: skip
+    reasons = {
+        k.name: f"{k.opt_in}; --enable_kernel {k.name} takes it" for k in offered if k.opt_in and k.name not in enabled
+    }
+    reasons |= backend.simulator.without if backend.simulator else {}
     reasons |= dict.fromkeys(names if "all" in disabled else disabled, "left out by --disable_kernel")
     kept = [k for k in offered if k.name not in reasons]
     said = [f"{k.op}: {k.name} refused: {reasons[k.name]}" for k in offered if k.name in reasons]

@@ -47,7 +47,10 @@ def kernels(*, lazy: bool) -> tuple[Kernel, ...]:
             "opt.update", "fused_adamw", f"{_HERE}.optim:fused_adamw", _of("adamw"), update,
             variant="adamw_eps_before_correction", tier="numerics",
         ),
-        Kernel("grads.clip", "fused_clip_norm", f"{_HERE}.clip:fused_clip_norm", None, clip, tier="algebraic"),
+        Kernel(
+            "grads.clip", "fused_clip_norm", f"{_HERE}.clip:fused_clip_norm", None, clip, tier="algebraic",
+            opt_in="it flushes twice a step where the reference is a part of the update's graph" if lazy else "",
+        ),
         Kernel("attention", "fused_sdpa", f"{_HERE}.attention:fused_sdpa", tier="numerics"),
     )  # fmt: skip
     if not lazy:

@@ -198,7 +198,12 @@ def noted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 # The op's reference kernel, or that of the model's function, by which the host computes what a vendor's library would.
-_REFERENCE = {"model.forward": "autograd", "model.apply": "eager", "metrics.all_reduce": "flat", "grads.all_reduce": "flat"}
+_REFERENCE = {
+    "model.forward": "autograd",
+    "model.apply": "eager",
+    "metrics.all_reduce": "flat",
+    "grads.all_reduce": "flat",
+}
 
 
 def on_the_host(kernel: Kernel) -> Kernel:

@@ -10,9 +10,9 @@ from vitcore import checkpoint  # noqa: E402
 from vitcore.backend import World  # noqa: E402
 from vitcore.data.datasets import open_dataset  # noqa: E402
 from vitcore.data.feed import Feed  # noqa: E402
+from vitcore.doctor.flushes import predicted  # noqa: E402
 from vitcore.model.vit import build_model  # noqa: E402
 from vitcore.runtime.executable import Executable  # noqa: E402
-from vitcore.step.flushes import predicted  # noqa: E402
 from vitcore.testing.problem import reference  # noqa: E402
 
 STEPS, SIDE = 20, 32

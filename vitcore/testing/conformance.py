@@ -13,12 +13,14 @@ class BackendConformance:
     """The conformance kit as a pytest class: inherit it, name it Test..., and set `backend`.
 
     Needs no fixture and no conftest. The backend runs in a process of its own; `simulate = True` checks it on the simulator
-    of its device. A check that says nothing of a device (such as two ranks without a collective) is skipped with its reason.
+    of its device, `enabled` names kernels that are left out by default. A check that says nothing of a device (such as two
+    ranks without a collective) is skipped with its reason.
     """
 
     backend: ClassVar[str] = ""
     seed: ClassVar[int] = 0
     simulate: ClassVar[bool] = False
+    enabled: ClassVar[tuple[str, ...]] = ()
     _worker: ClassVar[Worker | None] = None
 
     @classmethod
@@ -35,7 +37,7 @@ class BackendConformance:
         if not cls.backend:
             raise VitcoreError(f"{cls.__name__} names no backend; write backend = 'NAME' into it")
         if cls._worker is None:
-            cls._worker = Worker(cls.backend, cls.seed, simulate=cls.simulate)
+            cls._worker = Worker(cls.backend, cls.seed, simulate=cls.simulate, enabled=cls.enabled)
         answer = cls._worker.ask(check)
         if answer.outcome == "not applicable":
             pytest.skip(f"{check}: {answer.said}")

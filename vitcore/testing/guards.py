@@ -18,10 +18,10 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vitcore.doctor.flushes import predicted
 from vitcore.errors import VitcoreError
 from vitcore.runtime.executable import Executable, Stats
 from vitcore.runtime.guards import HostReadError, culprit, no_host_reads
-from vitcore.step.flushes import predicted
 
 __all__ = ["Counted", "GuardError", "HostReadError", "compile_budget", "counted", "flushes_as_predicted", "no_fallbacks",
            "no_hidden_copies", "no_host_reads"]  # fmt: skip

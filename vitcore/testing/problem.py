@@ -28,6 +28,7 @@ from vitcore.step.build import StepSpec, build
 from vitcore.step.ir import Group, Module
 from vitcore.step.lowering import Lowering, Pass
 from vitcore.step.pipeline import lower, pipeline
+from vitcore.testing.process import command
 
 SIDE, CLASSES, TRAIN_IMAGES, EVAL_IMAGES, EVAL_BATCH = 16, 5, 48, 11, 4
 BATCH = 8
@@ -46,6 +47,12 @@ class Subject:
     kernels: tuple[Kernel, ...]
     passes: tuple[tuple[str, Pass], ...] = ()
     seed: int = 0
+    enabled: tuple[str, ...] = ()
+    """Kernels that are left out by default and were enabled."""
+
+    def process(self, *argv: str) -> list[str]:
+        """The command of another process of the same."""
+        return command(self.backend.name, *argv, simulate=self.backend.simulator is not None, enabled=self.enabled)
 
     def spec(self, optimizer: str, accumulation: int = 1, **more: Any) -> StepSpec:
         """A step's description."""
@@ -84,14 +91,16 @@ class Subject:
         return state
 
 
-def subject(name: str, seed: int = 0, plugins: Plugins | None = None, *, simulate: bool = False) -> Subject:
-    """The installed backend called `name`, or its simulator, as a run would use it."""
+def subject(
+    name: str, seed: int = 0, plugins: Plugins | None = None, *, simulate: bool = False, enabled: Sequence[str] = ()
+) -> Subject:
+    """The installed backend called `name`, or its simulator, as a run would use it that enables some more kernels."""
     plugins = plugins or load_plugins()
     backend = plugins.backend(name)
     backend = simulated(plugins, backend) if simulate else backend
-    kernels, _ = choose_kernels(plugins, backend)
+    kernels, _ = choose_kernels(plugins, backend, enabled=enabled)
     passes = tuple(p for some in plugins.ask("vitcore_passes", backend=name) for p in some)
-    return Subject(backend, kernels, passes, seed)
+    return Subject(backend, kernels, passes, seed, tuple(enabled))
 
 
 def reference(of: Subject) -> Subject:

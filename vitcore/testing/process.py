@@ -8,6 +8,7 @@ import selectors
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -27,16 +28,17 @@ class Answer:
     seconds: float
 
 
-def command(*argv: str, simulate: bool) -> list[str]:
+def command(*argv: str, simulate: bool, enabled: Sequence[str] = ()) -> list[str]:
     """The command of a worker process."""
-    return [sys.executable, "-m", "vitcore.testing.worker", *argv, *(["--simulate"] if simulate else [])]
+    flags = [*(["--simulate"] if simulate else []), *(f"--enable={name}" for name in enabled)]
+    return [sys.executable, "-m", "vitcore.testing.worker", *argv, *flags]
 
 
 class Worker:
     """A process of one backend. A process that dies in a check is that check's failure; the next starts another."""
 
-    def __init__(self, backend: str, seed: int = 0, *, simulate: bool = False) -> None:
-        self.backend, self.seed, self.simulate = backend, seed, simulate
+    def __init__(self, backend: str, seed: int = 0, *, simulate: bool = False, enabled: Sequence[str] = ()) -> None:
+        self.backend, self._command = backend, command(backend, str(seed), simulate=simulate, enabled=enabled)
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[str] | None = None
 
@@ -74,7 +76,7 @@ class Worker:
         self.close()
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in close)
         self._process = subprocess.Popen(
-            command(self.backend, str(self.seed), simulate=self.simulate), text=True,
+            self._command, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env={**os.environ},
         )  # fmt: skip
         ready = self._line()

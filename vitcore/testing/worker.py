@@ -1,4 +1,4 @@
-"""The process in which one backend is tested: `python -m vitcore.testing.worker BACKEND [SEED] [--simulate]`.
+"""The process in which one backend is tested: `python -m vitcore.testing.worker BACKEND [SEED] [--simulate] [--enable=KERNEL]`.
 
 It reads names of checks from standard input and answers each with one line of JSON. What libraries print goes to standard
 error, so that it cannot come between the answers.
@@ -21,25 +21,26 @@ from vitcore.testing.checks import CHECKS, Failure, NotApplicable
 
 def main(argv: Sequence[str]) -> int:
     """Serve checks; or be one rank, or one run, of a check."""
-    simulate = "--simulate" in argv
-    name, *rest = (a for a in argv if a != "--simulate")
+    name, *rest = (a for a in argv if not a.startswith("--") or a in ("--rank-of", "--fingerprint"))
+    how: dict[str, Any] = {"simulate": "--simulate" in argv}
+    how["enabled"] = [a.removeprefix("--enable=") for a in argv if a.startswith("--enable=")]
     if rest[:1] == ["--rank-of"]:
         from vitcore.testing.checks.ranks import run_rank
 
-        run_rank(opened(name, int(rest[2]), simulate=simulate), Path(rest[1]))
+        run_rank(opened(name, int(rest[2]), **how), Path(rest[1]))
         return 0
     if rest[:1] == ["--fingerprint"]:
         from vitcore.testing.checks.state import fingerprint
 
-        print(fingerprint(opened(name, int(rest[1]), simulate=simulate)))
+        print(fingerprint(opened(name, int(rest[1]), **how)))
         return 0
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    _serve(name, int(rest[0]) if rest else 0, simulate, answers)
+    _serve(name, int(rest[0]) if rest else 0, how, answers)
     return 0
 
 
-def opened(name: str, seed: int, *, simulate: bool = False) -> Any:
+def opened(name: str, seed: int, *, simulate: bool = False, enabled: Sequence[str] = ()) -> Any:
     from vitcore.plugins import load_plugins
     from vitcore.runtime.opening import open_backend, set_environment
     from vitcore.simulation import simulated
@@ -54,12 +55,12 @@ def opened(name: str, seed: int, *, simulate: bool = False) -> Any:
     open_backend(backend, plugins)
     from vitcore.testing.problem import subject
 
-    return subject(name, seed, plugins, simulate=simulate)
+    return subject(name, seed, plugins, simulate=simulate, enabled=enabled)
 
 
-def _serve(name: str, seed: int, simulate: bool, answers: TextIO) -> None:
+def _serve(name: str, seed: int, how: dict[str, Any], answers: TextIO) -> None:
     try:
-        subject = opened(name, seed, simulate=simulate)
+        subject = opened(name, seed, **how)
         answers.write(json.dumps({"ready": True}) + "\n")
     except VitcoreError as e:
         answers.write(json.dumps({"ready": False, "said": str(e)}) + "\n")

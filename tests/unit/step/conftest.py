@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vitcore.backend import Backend, World
+from vitcore.plan import choose_kernels
 from vitcore.plugins import load_plugins
-from vitcore.runtime.reference import REFERENCE
 from vitcore.step.build import StepSpec, build
 from vitcore.step.ir import Module
 from vitcore.step.lowering import Lowering, Pass
@@ -29,7 +29,7 @@ def lowered(backends: dict[str, Backend]) -> Callable[..., Module]:
     """`lowered(backend, precision=, world=, **fields of StepSpec)`: the sealed module of the shipped step."""
 
     def make(backend: str, precision: str = "fp32", world: int = 1, **spec: object) -> Module:
-        kernels = [*load_plugins().kernels(backend), *REFERENCE]
+        kernels, _ = choose_kernels(load_plugins(), load_plugins().backend(backend))
         lowering = Lowering(backends[backend], kernels, precision=precision, world=World(world))
         return lower(build(StepSpec(**{"name": "recipe", "optimizer": "sgdm", **spec})), lowering)  # type: ignore[arg-type]
 

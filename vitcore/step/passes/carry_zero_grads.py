@@ -14,7 +14,7 @@ from vitcore.step.lowering import Lowering, lowering_pass
 
 @lowering_pass("exact")
 def carry_zero_grads(program: Program, lowering: Lowering) -> Program:
-    """Move `grads.zero` from the head of `train` to its end, and make the first zeros in `init` and `restore`."""
+    """Move `grads.zero` from the head of `train` to its update, and make the first zeros in `init` and `restore`."""
     assert lowering.module is not None
     if not lowering.backend.lazy or not _zero(lowering.module["train"]):
         return program
@@ -38,9 +38,10 @@ def _zero(program: Program) -> Op | None:
 def _return_zeros(program: Program, zero: Op | None) -> Program:
     assert zero is not None
     *ops, end = program.ops
-    params = next(v for v in end.args if v.ty.kind == "params")
+    # Before the update, not after it: what would follow an update that flushes by itself would be a graph of its own.
+    at = next((i for i, op in enumerate(ops) if op.name == "opt.update"), len(ops))
+    params = next(v for v in (ops[at].args if at < len(ops) else end.args) if v.ty.kind == "params")
     made = Value(fresh(program, zero.outs[0].name + "n"), zero.outs[0].ty)
-    free = [v for v in end.args if not v.ty.linear]
-    state = [v for v in end.args if v.ty.linear]
-    again = Op("grads.zero", (params,), (made,), zero.attrs)
-    return replace(program, ops=(*ops, again, replace(end, args=(*state, made, *free))))
+    ops.insert(at, Op("grads.zero", (params,), (made,), zero.attrs))
+    state, free = ([v for v in end.args if v.ty.linear is linear] for linear in (True, False))
+    return replace(program, ops=(*ops, replace(end, args=(*state, made, *free))))

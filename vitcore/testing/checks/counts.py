@@ -6,9 +6,9 @@ from torch import Tensor
 
 from vitcore import checkpoint
 from vitcore.backend import resolve
+from vitcore.doctor.flushes import predicted
 from vitcore.runtime.executable import Executable, State, Stats
 from vitcore.runtime.guards import HostReadError
-from vitcore.step.flushes import predicted
 from vitcore.testing.checks import Failure
 from vitcore.testing.problem import Subject, hyper
 

@@ -18,7 +18,6 @@ from vitcore.runtime.distributed import close_group, open_group, world_from_env
 from vitcore.testing.checks import Failure, NotApplicable
 from vitcore.testing.checks.numbers import ROUNDING, apart
 from vitcore.testing.problem import Subject, host_leaves, reference
-from vitcore.testing.process import command
 from vitcore.testing.recording import FACTOR
 
 STEPS = 3
@@ -40,8 +39,7 @@ def _start(subject: Subject, folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    simulate = subject.backend.simulator is not None
-    argv = command(subject.backend.name, "--rank-of", str(folder), str(subject.seed), simulate=simulate)
+    argv = subject.process("--rank-of", str(folder), str(subject.seed))
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     ranks = [
         subprocess.Popen(argv, env={**os.environ, **where, "RANK": str(r), "LOCAL_RANK": str(r)}, text=True,

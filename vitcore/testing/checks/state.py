@@ -18,7 +18,6 @@ from vitcore.runtime.reference.optim import PER_PARAMETER
 from vitcore.runtime.trace import digest
 from vitcore.testing.checks import Failure
 from vitcore.testing.problem import Subject, host_leaves, reference
-from vitcore.testing.process import command
 
 
 def checkpoint_file(exe: Executable, state: State, path: Path) -> Path:
@@ -94,8 +93,7 @@ def fingerprint(subject: Subject) -> str:
 
 def repeatable(subject: Subject) -> str:
     """C9: in two fresh processes."""
-    simulate = subject.backend.simulator is not None
-    argv = command(subject.backend.name, "--fingerprint", str(subject.seed), simulate=simulate)
+    argv = subject.process("--fingerprint", str(subject.seed))
     runs = []
     for _ in range(2):
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
