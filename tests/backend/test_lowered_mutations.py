@@ -54,7 +54,7 @@ EXPLAINED: dict[tuple[str, str], tuple[str, ...]] = {
     (SAME, "neither of the two uses what the other makes or consumes"): (
         "@init swap: opt.init / metrics.zero | metrics.zero / grads.zero",
         "@train swap: data.put / rng.split | model.backward / metrics.add loss | grads.add / metrics.add loss",
-        "@train swap: metrics.add loss / grads.scale",
+        "@train swap: metrics.add loss / grads.scale | health.check / grads.zero",
         "@log swap: metrics.read / rt.region log_body_2",
     ),
     (SAME, "a region groups ops and computes nothing: without it they run one by one, up to the same flush"): (
