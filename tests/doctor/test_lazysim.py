@@ -35,7 +35,7 @@ def test_a_right_program_has_no_findings_and_is_counted(reports: dict[str, Any])
     assert not any(r["compiles"] or r["fallbacks"] or r["host_reads"] for r in steps[1:])
     assert [r["host_reads"] for r in report["run"]["rows"] if r["phase"] == "log"] == [1, 1]
     # Of a step under the probe: pictures, labels and weights of one micro-batch.
-    assert [p["copies"] for p in report["run"]["probed"]] == [3, 3]
+    assert [p["copies_seen"] for p in report["run"]["probed"]] == [3, 3]
     assert report["run"]["another_size"]["graphs"] > 0
     assert [b["shape"][0] for b in report["run"]["batches"]] == [8]
 

@@ -121,7 +121,7 @@ def _flushes(run: Run, explained: list[Finding]) -> Iterator[Finding]:
         if _bare(line) in known or (at in excused and vague):
             continue
         phases = {s.phase for s in times}
-        unit = "a step" if all(p.startswith("step") for p in phases) else times[0].phase
+        unit = "a step" if all(p.startswith("step") for p in phases) else f"in the {times[0].phase}"
         said = "" if cause == "a flush" else f" by {cause}"
         often = _times(-(-len(times) // len(phases)))
         yield Finding("error", f"{at}: flushes{said} without saying so, {often} {unit}", line,

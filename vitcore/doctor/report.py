@@ -225,7 +225,7 @@ def _run_dict(run: Run) -> dict[str, Any]:
         "flushes": [{**dict(zip(keys, key)), "times": n} for key, n in causes.items()],
         "batches": [{"shape": list(s), "times": n} for s, n in run.shapes.items()],
         "another_size": None if run.other_size is None else dict(zip(("rows", "graphs"), run.other_size)),
-        "probed": [{"ops": len(p.calls), "copies": p.copies, "copied_bytes": p.copied_bytes} for p in run.steps],
+        "probed": [{"ops": len(p.calls), "copies_seen": p.copies, "copied_bytes_seen": p.copied_bytes} for p in run.steps],
         "peak_bytes": run.peak_bytes,
         "records": run.records, "counts": run.counts, "failure": run.failure,
     }  # fmt: skip

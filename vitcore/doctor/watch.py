@@ -21,7 +21,7 @@ from vitcore.doctor.static import title
 from vitcore.runtime.events import Event
 from vitcore.runtime.executable import Executable
 from vitcore.step.codegen import call_name
-from vitcore.step.ir import FLOW, walk
+from vitcore.step.ir import FLOW, Op, walk
 from vitcore.step.ops import OPS
 
 COUNTS = ("flushes", "marks", "compiles", "cache_hits", "fallbacks", "host_reads")
@@ -81,10 +81,9 @@ class Watch:
             (program.name, call_name(op)): (title(op), sum(op.flushes))
             for program in exe.module.programs for op in walk(program.ops) if op.name not in FLOW
         }  # fmt: skip
-        self._marks = {p.name: [o.attrs.get("after", "") for o in walk(p.ops) if o.name == "rt.mark"]
-                       for p in exe.module.programs}  # fmt: skip
+        self._places = {p.name: _marks(p.ops) for p in exe.module.programs}
+        self._marked = 0
         self._wrapped: list[str] = []
-        self._region = ""
 
     # ---- wrapping ----
 
@@ -96,7 +95,6 @@ class Watch:
         vars(self.rt)["mark"] = self._mark(self.rt.mark)
         self._flush = self.rt._mark
         self.rt._mark = self._quietly(self._flush) if self._flush else None
-        self._regions = _regions(self.exe)
         self.fine = self.events is not None or (self.counts_device and not self._counting_flushes())
         self.settle("before the run", judged=False)
         return self
@@ -110,7 +108,7 @@ class Watch:
     @contextmanager
     def phase(self, name: str, program: str = "", times: int = 1, said: int | None = None) -> Iterator[None]:
         """What is done inside counts as `name`; `times` runs of `program` are what the texts are asked about."""
-        self.now, self.program, self._region = name, program, ""
+        self.now, self.program, self._marked = name, program, 0
         before = asdict(self.exe.stats())
         self.settle("before it", judged=False)
         try:
@@ -144,7 +142,6 @@ class Watch:
             self.settle("between ops")
             self.at, declared = self._declared.get((self.program, name), (f"{op} by {name.partition('__')[2]}", 0))
             self.op, self._budget = op, declared + (op == "metrics.read")
-            self._region = self._regions.get((self.program, name), "")
             try:
                 out = method(*args, **kwargs)
                 self.settle(self.at)
@@ -165,12 +162,18 @@ class Watch:
                 self.settle(self.at, line=line)
                 return
             self.settle("between ops")
-            self.at, self._budget = f"rt.mark after {self._region}" if self._region else "rt.mark", 1
+            self.at, self._budget = self._place(), 1
             mark()
             self.settle(self.at)
             self._budget = 0
 
         return watched
+
+    def _place(self) -> str:
+        """Which of the program's marks this is: they come in its order."""
+        places = self._places.get(self.program, []) if self.judged else []
+        self._marked += 1
+        return f"rt.mark after {places[(self._marked - 1) % len(places)]}" if places else "rt.mark"
 
     @staticmethod
     def _quietly(flush: Callable[[], object]) -> Callable[[], object]:
@@ -247,11 +250,9 @@ def _counted(grown: dict[str, int]) -> list[Event]:
     return [Event("", "", -1, i >= flushes - compiles, 0) for i in range(flushes)]
 
 
-def _regions(exe: Executable) -> dict[tuple[str, str], str]:
-    """The region of each kernel, by program."""
-    return {
-        (program.name, call_name(op)): region.attrs["name"]
-        for program in exe.module.programs
-        for region in walk(program.ops) if region.name == "rt.region"
-        for op in region.body if op.name not in FLOW
-    }  # fmt: skip
+def _marks(ops: Sequence[Op]) -> list[str]:
+    """What each mark of a program stands after, in the order in which they come; a loop's as often as it runs."""
+    found: list[str] = []
+    for op in ops:
+        found += [op.attrs.get("after", "")] if op.name == "rt.mark" else _marks(op.body) * int(op.attrs.get("n", "1"))
+    return found

@@ -63,7 +63,10 @@ def forward(
 
 def backward(rt: Runtime, tape: Tape) -> list[Tensor]:
     """Gradients into fresh buffers, one per parameter."""
-    return list(torch.autograd.grad(tape.loss, tape.params))
+    # A worker's thread lets go of its last tensors a moment after it is done. Where the device is flushed in that moment they
+    # are outputs of the graph, which is then another one and compiled anew.
+    with torch.autograd.set_multithreading_enabled(not rt.backend.lazy):
+        return list(torch.autograd.grad(tape.loss, tape.params))
 
 
 def apply(
