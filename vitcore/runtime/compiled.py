@@ -6,11 +6,13 @@ the backend's to say (`Backend.compiler`).
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from vitcore.errors import VitcoreError
+from vitcore.runtime.opening import explained
 from vitcore.runtime.reference import model
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ def _compile(rt: Runtime) -> None:
     for block in rt.model.blocks:
         # An nn.Module keeps what it was compiled to; asking for it twice would compile it anew.
         if block._compiled_call_impl is None:
-            block.compile(backend=rt.backend.compiler, dynamic=False)
+            compile_it = functools.partial(block.compile, backend=rt.backend.compiler, dynamic=False)
+            explained(rt.backend, f"torch.compile by {rt.backend.compiler!r}", compile_it)
 
 
 def forward(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Tape]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from vitcore.backend import Backend, World
 from vitcore.errors import VitcoreError
+from vitcore.runtime.opening import explained
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +53,12 @@ def open_group(backend: Backend, world: World) -> None:
     os.environ.setdefault("MASTER_PORT", "29500")
     if "MASTER_ADDR" not in os.environ:
         raise VitcoreError("WORLD_SIZE is above 1 but MASTER_ADDR is not set; start through torchrun or set it")
-    # Only keywords that every vendor's replacement of this function takes.
-    dist.init_process_group(backend.collective, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+
+    def join() -> None:
+        # Only keywords that every vendor's replacement of this function takes.
+        dist.init_process_group(backend.collective, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+
+    explained(backend, f"joining {world.size} ranks", join)
 
 
 def close_group() -> None:

@@ -60,7 +60,7 @@ def set_environment(backend: Backend, plugins: Plugins | None = None) -> None:
         )
     os.environ.update(wrong)
     if backend.failure:  # what the device's libraries do while torch is imported fails there
-        _explained(backend, "importing torch", lambda: importlib.import_module("torch"))
+        explained(backend, "importing torch", lambda: importlib.import_module("torch"))
 
 
 def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
@@ -72,13 +72,13 @@ def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
     if backend.simulator:
         resolve(backend.simulator.install)(backend)
     for name in backend.imports:
-        _explained(backend, f"importing {name}", functools.partial(importlib.import_module, name))
+        explained(backend, f"importing {name}", functools.partial(importlib.import_module, name))
     if backend.open:
-        _explained(backend, f"opening it by {backend.open}", resolve(backend.open))
+        explained(backend, f"opening it by {backend.open}", resolve(backend.open))
 
 
-def _explained(backend: Backend, what: str, act: Callable[[], object]) -> None:
-    """Do it; what a vendor's libraries raise (AssertionError, OSError and others) becomes one sentence."""
+def explained(backend: Backend, what: str, act: Callable[[], object]) -> None:
+    """Do it; what a device's libraries raise (AssertionError, OSError and others) becomes one sentence."""
     try:
         act()
     except VitcoreError:

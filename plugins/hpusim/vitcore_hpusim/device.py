@@ -25,6 +25,9 @@ def make(*, lazy: bool) -> Recorder:
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend(UNDER)
+    # The backward on the thread that asks for it: what is still wanted at a flush must not depend on when another thread lets
+    # go of it, and the line that asks for a backward is then on the stack.
+    torch.autograd.set_multithreading_enabled(False)
     recorder = Recorder(lazy=lazy, wrap=HpuTensor)
     recorder.unsupported = frozenset(filter(None, os.environ.get("HPUSIM_UNSUPPORTED", "").split(",")))
     HpuTensor.recorder = recorder

@@ -46,4 +46,4 @@ def culprit() -> str:
             text = linecache.getline(name, frame.f_lineno).strip() or frame.f_code.co_name
             return f"{name}:{frame.f_lineno}: {text}"
         frame = frame.f_back  # type: ignore[assignment]
-    return "in the backward, called from torch's own thread"
+    return "called from torch itself"

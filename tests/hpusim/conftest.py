@@ -1,0 +1,31 @@
+"""The simulated card as a stranger's package: built and installed by pip, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PLUGIN = Path(__file__).parents[2] / "plugins" / "hpusim"
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`python ARGS...` where vitcore-hpusim is installed beside vitcore."""
+    site = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(PLUGIN)]
+    subprocess.run(pip, check=True, capture_output=True, text=True)
+    where = {k: v for k, v in os.environ.items() if not k.startswith(("PT_HPU", "VITCORE_", "HPUSIM_"))}
+    where |= {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+    def run(*argv: str, timeout: int = 600, **more: str) -> subprocess.CompletedProcess[str]:
+        env = {**where, **more, "PYTHONPATH": f"{site}:{more['PYTHONPATH']}" if "PYTHONPATH" in more else str(site)}
+        return subprocess.run([sys.executable, *argv], env=env, capture_output=True, text=True, timeout=timeout)
+
+    run.site = site  # type: ignore[attr-defined]
+    return run
