@@ -43,13 +43,12 @@ class Slot:
 class OpInfo:
     """What is asked of an op's schema again and again."""
 
-    __slots__ = ("in_place", "mutable", "names", "numbers", "returns")
+    __slots__ = ("in_place", "names", "numbers", "returns")
 
     def __init__(self, op: Any) -> None:
         schema = op._schema
         self.names = [a.name for a in schema.arguments]
         self.numbers = number_arguments(op)
-        self.mutable = schema.is_mutable
         self.returns = bool(schema.returns)
         self.in_place = schema.is_mutable and all(r.alias_info is not None for r in schema.returns)
 
@@ -116,7 +115,6 @@ class Recorder:
         self._wanted: list[weakref.ref[Slot]] = []
         self._results = 0
         self._storages: set[int] = set()
-        self._writes = False
         self._generation += 1
 
     @property
@@ -144,7 +142,6 @@ class Recorder:
         if step is None:
             step = self._new_step(key, op, leaves, spec, info)
         self.counts.ops += 1
-        self._writes |= info.mutable
         if info.in_place:
             self._code.append((step, None))
             out = (kwargs.get("out", args[0] if args else None)) if info.returns else None
@@ -333,17 +330,12 @@ class Recorder:
         if len(self.events) < self.KEPT_EVENTS:
             self.events.append(Event(cause, culprit(), ops, new, peak))
 
-    def value(self, slot: Slot, cause: str) -> Tensor:
-        """The value, for the host: a pending one flushes everything. One that is there is pending too while a write into its
-        memory waits."""
-        if slot.value is None or self.waits(slot):
+    def read(self, slot: Slot, cause: str) -> Tensor:
+        """The value, for the host: reading flushes everything, whether or not what is read waits (lazy_kernels.cpp:705, 5130)."""
+        if self.lazy:
             self.flush(cause)
         assert slot.value is not None
         return slot.value
-
-    def waits(self, slot: Slot) -> bool:
-        """Whether an op that waits may write into the slot's memory."""
-        return slot.value is not None and self._writes and slot.value.untyped_storage()._cdata in self._storages
 
     def is_used(self, slot: Slot) -> bool:
         """Whether an op that waits reads the slot's memory."""

@@ -54,12 +54,12 @@ class HpuTensor(Tensor):
         return True
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        value = self.recorder.value(self._slot, "copy to the host")
+        value = self.recorder.read(self._slot, "copy to the host")
         return f"{value.__repr__()[:-1]}, device='hpu:0')"
 
     def tolist(self) -> Any:
         """The values, as Python numbers."""
-        return self.recorder.value(self._slot, "copy to the host").tolist()
+        return self.recorder.read(self._slot, "copy to the host").tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         """Refused, as for every device that is not the host."""
@@ -119,11 +119,11 @@ def _dispatch(recorder: Recorder, op: Any, args: Any, kwargs: dict[str, Any]) ->
         return HpuTensor(args[0]._slot)
     if op is aten._local_scalar_dense.default:
         recorder.counts.to_host += 1
-        return recorder.value(args[0]._slot, "item").item()
+        return recorder.read(args[0]._slot, "item").item()
     if op is aten._to_copy.default and kwargs.get("device") is not None and not is_here(kwargs["device"]):
         recorder.counts.to_host += 1
         kwargs = {k: v for k, v in kwargs.items() if k != "non_blocking"} | {"device": HOST}
-        return op(recorder.value(args[0]._slot, "copy to the host"), **kwargs)
+        return op(recorder.read(args[0]._slot, "copy to the host"), **kwargs)
     if op is aten._to_copy.default and not isinstance(args[0], HpuTensor):
         return _upload(recorder, args[0], kwargs)
     if op is aten.copy_.default and not (isinstance(args[0], HpuTensor) and isinstance(args[1], HpuTensor)):
@@ -151,7 +151,7 @@ def _copy_across(recorder: Recorder, to: Tensor, source: Tensor) -> Tensor:
     if not isinstance(to, HpuTensor):
         assert isinstance(source, HpuTensor)
         recorder.counts.to_host += 1
-        to.copy_(recorder.value(source._slot, "copy to the host"))
+        to.copy_(recorder.read(source._slot, "copy to the host"))
         return to
     recorder.counts.to_device += 1
     if recorder.is_used(to._slot):
@@ -163,10 +163,12 @@ def _copy_across(recorder: Recorder, to: Tensor, source: Tensor) -> Tensor:
 
 def _on_host(recorder: Recorder, op: Any, args: Any, kwargs: dict[str, Any], cause: str) -> Any:
     """Carry an op out now, on the values."""
+    if recorder.lazy:
+        recorder.flush(cause)
 
     def value(each: Any) -> Any:
         if isinstance(each, HpuTensor):
-            return recorder.value(each._slot, cause)
+            return each._slot.value
         if isinstance(each, (list, tuple)):
             return [value(x) for x in each]
         if isinstance(each, Tensor) and each.dim() and not recorder.lazy:

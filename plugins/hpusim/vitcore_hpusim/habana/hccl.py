@@ -48,11 +48,12 @@ class HcclGroup(dist.ProcessGroup):
         recorder = HpuTensor.recorder
         if recorder.lazy:
             recorder.flush("collective")
-        found = []
+        found: list[Tensor] = []
         for t in tensors:
             if not isinstance(t, HpuTensor):
                 raise RuntimeError("hccl: a collective takes tensors of the device hpu")
-            found.append(recorder.value(t._slot, "collective"))
+            assert t._slot.value is not None
+            found.append(t._slot.value)
         return found
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> _Work:
