@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from vitcore.errors import VitcoreError
 
+REFUSED = 4
+"""Exit status of a rank whose device is not there."""
 LONGEST = 900.0
 """Seconds that one check may take."""
 

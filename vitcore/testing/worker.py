@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from vitcore.errors import VitcoreError
 from vitcore.testing.checks import CHECKS, Failure, NotApplicable
+from vitcore.testing.process import REFUSED
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,9 +26,14 @@ def main(argv: Sequence[str]) -> int:
     how: dict[str, Any] = {"simulate": "--simulate" in argv}
     how["enabled"] = [a.removeprefix("--enable=") for a in argv if a.startswith("--enable=")]
     if rest[:1] == ["--rank-of"]:
+        try:
+            subject = opened(name, int(rest[2]), **how)
+        except VitcoreError as e:
+            print(e, file=sys.stderr)
+            return REFUSED
         from vitcore.testing.checks.ranks import run_rank
 
-        run_rank(opened(name, int(rest[2]), **how), Path(rest[1]))
+        run_rank(subject, Path(rest[1]))
         return 0
     if rest[:1] == ["--fingerprint"]:
         from vitcore.testing.checks.state import fingerprint

@@ -30,6 +30,8 @@ def make(*, lazy: bool) -> Recorder:
     torch.autograd.set_multithreading_enabled(False)
     recorder = Recorder(lazy=lazy, wrap=HpuTensor)
     recorder.unsupported = frozenset(filter(None, os.environ.get("HPUSIM_UNSUPPORTED", "").split(",")))
+    # GELU by its tanh formula, whatever is asked, unless this is 0 (scripts/env_flags.yaml:367).
+    recorder.tanh_gelu = os.environ.get("PT_HPU_FORCE_TANH_FOR_GELU", "1") != "0"
     HpuTensor.recorder = recorder
     _register_factories(recorder)
     autocast.register()

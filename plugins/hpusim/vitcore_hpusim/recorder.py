@@ -100,6 +100,7 @@ class Recorder:
         self.lock = threading.RLock()
         self.counts, self.events, self.ledger = Counts(), list[Event](), Ledger()
         self.unsupported: frozenset[str] = frozenset()
+        self.tanh_gelu = False
         self.closures: list[Callable[[], object]] = []
         self.random_marks, self.draws = 0.0, random.Random(0)
         self._steps: dict[Any, Step] = {}

@@ -20,6 +20,7 @@ UNDER = "hpusim"
 DEVICE = torch.device("hpu", 0)
 _KEYS = torch._C.DispatchKeySet(DispatchKey.AutocastHPU)
 _SAME = frozenset({aten.detach.default, aten.alias.default, aten.lift_fresh.default})
+_GELU = frozenset({aten.gelu.default, aten.gelu_backward.default})
 _INT32 = torch.iinfo(torch.int32)
 
 
@@ -128,6 +129,8 @@ def _dispatch(recorder: Recorder, op: Any, args: Any, kwargs: dict[str, Any]) ->
         return _upload(recorder, args[0], kwargs)
     if op is aten.copy_.default and not (isinstance(args[0], HpuTensor) and isinstance(args[1], HpuTensor)):
         return _copy_across(recorder, *args[:2])
+    if recorder.tanh_gelu and op in _GELU:
+        kwargs["approximate"] = "tanh"
     if recorder.unsupported:
         name = str(op).removeprefix("aten.")
         if name in recorder.unsupported or name.partition(".")[0] in recorder.unsupported:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,12 @@ from vitcore.runtime.distributed import close_group, open_group, world_from_env
 from vitcore.testing.checks import Failure, NotApplicable
 from vitcore.testing.checks.numbers import ROUNDING, apart
 from vitcore.testing.problem import Subject, host_leaves, reference
+from vitcore.testing.process import REFUSED
 from vitcore.testing.recording import FACTOR
 
 STEPS = 3
+LONGEST = 300.0
+_STOPPED = -signal.SIGKILL
 CASES = {"sgdm": (1, 0.0), "adamw": (2, 0.1)}
 
 
@@ -41,22 +47,37 @@ def _start(subject: Subject, folder: Path) -> None:
         port = free.getsockname()[1]
     argv = subject.process("--rank-of", str(folder), str(subject.seed))
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    errors = [(folder / f"rank-{r}").open("w+") for r in (0, 1)]
     ranks = [
         subprocess.Popen(argv, env={**os.environ, **where, "RANK": str(r), "LOCAL_RANK": str(r)}, text=True,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                         stdout=subprocess.DEVNULL, stderr=errors[r])
         for r in (0, 1)
     ]  # fmt: skip
-    said = []
-    for rank in ranks:
-        try:
-            said.append(rank.communicate(timeout=300)[1])
-        except subprocess.TimeoutExpired:
-            rank.kill()
-            said.append("it did not end within 300 s")
-    for number, rank in enumerate(ranks):
-        if rank.returncode:
-            reason = (said[number].strip().splitlines() or ["no reason given"])[-1]
+    ended = [rank.returncode for rank in _ended(ranks)]
+    for number, code in enumerate(ended):
+        errors[number].seek(0)
+        said = errors[number].read()
+        errors[number].close()
+        reason = (said.strip().splitlines() or ["no reason given"])[-1]
+        if code == REFUSED:
+            raise NotApplicable(f"two ranks cannot run here: {reason}")
+        if code and code != _STOPPED:
             raise Failure(f"rank {number} of 2 failed: {reason}")
+    if any(ended):
+        raise Failure(f"the ranks did not end within {LONGEST:.0f} s")
+
+
+def _ended(ranks: Sequence[subprocess.Popen[str]]) -> Sequence[subprocess.Popen[str]]:
+    """The ranks when they have ended. One that fails leaves the other waiting for it, which is then stopped."""
+    until = time.monotonic() + LONGEST
+    while any(r.poll() is None for r in ranks) and not any(r.poll() for r in ranks) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.5 if any(r.poll() is None for r in ranks) else 0)  # where both fail, both should have said why
+    for rank in ranks:
+        if rank.poll() is None:
+            rank.kill()
+        rank.wait()
+    return ranks
 
 
 def run_rank(subject: Subject, folder: Path) -> None:

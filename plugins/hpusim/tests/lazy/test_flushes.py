@@ -129,3 +129,15 @@ def test_what_a_device_must_refuse(card: Any) -> None:
         a.unsqueeze_(0)
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         on_card(2, 3) @ on_card(2, 3)
+
+
+def test_gelu_is_tanhs_unless_the_environment_says_0(card: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-3, 3, 50)
+    exact, tanh = F.gelu(x), F.gelu(x, approximate="tanh")
+    assert card.tanh_gelu and torch.equal(F.gelu(x.to("hpu")).cpu(), tanh)
+    there, here = x.to("hpu").requires_grad_(), x.clone().requires_grad_()
+    F.gelu(there).sum().backward()
+    F.gelu(here, approximate="tanh").sum().backward()
+    assert there.grad is not None and here.grad is not None and torch.equal(there.grad.cpu(), here.grad)
+    monkeypatch.setattr(card, "tanh_gelu", False)
+    assert torch.equal(F.gelu(x.to("hpu")).cpu(), exact)
