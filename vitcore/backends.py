@@ -22,11 +22,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"usage: vitcore backends [--json]\n\n{__doc__}")
         return 0
     found = load_plugins()
+    simulators = [s for some in found.ask("vitcore_simulators") for s in some]
     rows: list[dict[str, Any]] = []
     for b in sorted(found.backends.values(), key=lambda b: -b.rank):
         reason = unavailable(b)
         rows.append({"name": b.name, "runs_here": reason is None, "reason": reason, "device": b.device,
                      "lazy": b.lazy, "precisions": list(b.precisions), "collective": b.collective, "about": b.about,
+                     "simulators": [s.name for s in simulators if b.name in s.backends],
                      "from": found.package(found.origin[b.name])})  # fmt: skip
     if "--json" in argv:
         print(json.dumps({"backends": rows, "failed": found.failed, "imports_torch": found.imported_torch}, indent=1))
@@ -36,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"             {row['about']}; {', '.join(row['precisions'])}; from {row['from']}")
         if row["reason"]:
             print(f"             {row['reason']}")
+        for name in row["simulators"]:
+            print(f"             {name} simulates its device: --backend {row['name']} --simulate")
     for line in found.complaints:
         print(f"\n{line}", file=sys.stderr)
     return 0

@@ -144,7 +144,7 @@ def raised(act: Callable[[], object]) -> BaseException:
         (lambda: torch.nn.Linear(1, 1).to("hpu"), "did not register itself with torch"),
         (lambda: torch.zeros(1).is_hpu, "did not register itself with torch"),  # type: ignore[attr-defined]
         (lambda: torch.random.fork_rng(device_type="hpu").__enter__(), "did not register itself with torch"),
-        (lambda: torch.distributed.init_process_group("hccl", rank=0, world_size=1, init_method="tcp://127.0.0.1:0"),
+        (lambda: torch.distributed.init_process_group("hccl", rank=0, world_size=1, store=torch.distributed.HashStore()),
          "torch.distributed knows no 'hccl'"),
     ],
     ids=["torch.hpu", "tensor", "module", "is_hpu", "fork_rng", "hccl"],

@@ -30,8 +30,8 @@ def test_the_eager_card(card: Any) -> None:
     assert " passed" in own_tests(card, "eager")
 
 
-def test_where_it_may_be_used(card: Any) -> None:
-    assert " passed" in own_tests(card, "test_probe.py")
+def test_where_it_may_be_used(beside: Any) -> None:
+    assert " passed" in own_tests(beside, "test_probe.py")
 
 
 def test_both_backends_pass_the_whole_conformance_kit_on_it(card: Any) -> None:
@@ -44,10 +44,10 @@ def test_two_thousand_random_programs(card: Any) -> None:
     own_tests(card, "lazy/test_programs.py", HPUSIM_PROGRAMS="2000")
 
 
-def test_the_package_holds_no_library_of_the_vendors_name(card: Any, tmp_path: Path) -> None:
-    assert {p.name for p in card.site.iterdir() if not p.name.endswith(".dist-info")} == {"vitcore_hpusim"}
-    assert not [p for p in card.site.rglob("*") if p.name == "habana_frameworks"]
-    done = card("-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(PLUGIN))
+def test_the_package_holds_no_library_of_the_vendors_name(beside: Any, tmp_path: Path) -> None:
+    assert {p.name for p in beside.site.iterdir() if not p.name.endswith(".dist-info")} == {"vitcore_hpusim"}
+    assert not [p for p in beside.site.rglob("*") if p.name == "habana_frameworks"]
+    done = beside("-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(PLUGIN))
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}

@@ -88,9 +88,9 @@ def test_a_checkpoint_of_the_card_is_evaluated_anywhere_and_says_where(card: Any
     assert other["backend"] == "hpu-eager (SIMULATED by hpusim)"
 
 
-def test_an_eager_run_on_the_card_says_that_nothing_is_compiled(card: Any) -> None:
+def test_an_eager_run_on_the_card_says_that_nothing_is_compiled(beside: Any) -> None:
     lower = ("-m", "vitcore.lower", "--backend", "hpu-eager", "--explain")
-    real, simulated = card(*lower), card(*lower, "--simulate")
+    real, simulated = beside(*lower), beside(*lower, "--simulate")
     assert "impl=compiled" in real.stdout
     assert "impl=compiled" not in simulated.stdout and "impl=autograd" in simulated.stdout
     assert "compiled refused: the simulated device cannot run torch.compile's hpu_backend" in simulated.stdout
@@ -121,18 +121,29 @@ def test_two_cards(card: Any, tmp_path: Path) -> None:
         (("--backend", "hpu-lazy"), "backend 'hpu-lazy' cannot run here: habana_frameworks is not installed"),
     ],
 )
-def test_it_is_never_used_unasked(argv: tuple[str, ...], said: str, card: Any, tmp_path: Path) -> None:
-    done = card("-m", "vitcore.train", "--output_dir", str(tmp_path), *argv)
+def test_it_is_never_used_unasked(argv: tuple[str, ...], said: str, beside: Any, tmp_path: Path) -> None:
+    done = beside("-m", "vitcore.train", "--output_dir", str(tmp_path), *argv)
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert not [*tmp_path.iterdir()]
 
 
-def test_it_refuses_to_hide_the_real_library(card: Any, tmp_path: Path) -> None:
+def test_it_refuses_to_hide_the_real_library(beside: Any, tmp_path: Path) -> None:
     (tmp_path / "habana_frameworks").mkdir()
     (tmp_path / "habana_frameworks" / "__init__.py").write_text("")
     run = ("-m", "vitcore.train", "--backend", "hpu-lazy", "--simulate", "--output_dir", str(tmp_path / "out"))
-    done = card(*run, PYTHONPATH=str(tmp_path))
+    done = beside(*run, PYTHONPATH=str(tmp_path))
     assert done.returncode == 2 and "the vendor's habana_frameworks is installed here" in done.stderr, done.stderr
+
+
+def test_a_run_is_refused_where_torch_lacks_what_the_device_is_made_of(beside: Any, tmp_path: Path) -> None:
+    """Planted, so that it is seen on every torch: the name that the probe looks for is one that no torch has."""
+    planted = "import vitcore_hpusim.probe as probe\nprobe.PRIVATE = {'_not_there': 'utils/backend_registration.py'}\n"
+    (tmp_path / "sitecustomize.py").write_text(planted)
+    run = ("-m", "vitcore.train", "--backend", "hpu-lazy", "--simulate", "--output_dir", str(tmp_path / "out"))
+    done = beside(*run, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "backend 'hpu-lazy' cannot run here: this torch has no _not_there" in done.stderr, done.stderr
+    assert "install torch 2.11 or newer" in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_marks_at_random_change_no_bit_and_300_steps_keep_nothing(card: Any) -> None:

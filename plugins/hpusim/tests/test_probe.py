@@ -12,8 +12,12 @@ from vitcore_hpusim import HPUSIM
 from vitcore_hpusim.probe import missing
 
 
-def test_it_can_run_where_torch_has_what_it_needs() -> None:
-    assert missing() is None
+def test_it_can_run_exactly_where_torch_has_what_it_needs() -> None:
+    import torch.utils.backend_registration as registration
+
+    has = hasattr(registration, "_setup_privateuseone_for_python_backend")
+    assert (missing() is None) == has, missing()
+    assert has or "install torch 2.11 or newer" in (missing() or "")
 
 
 def test_asking_imports_no_torch() -> None:

@@ -61,11 +61,13 @@ def near_float64(subject: Subject) -> str:
 def divergence(subject: Subject, case: Case, precision: str) -> Divergence | None:
     """The first op that is further from float64 than it may be."""
     candidate = recorded(subject, case, precision, BAD, Recorder())
-    usual = recorded(reference(subject), case, precision, BAD, Recorder())
     declared = variants(subject.lowered(case.spec, precision))
+    # The reference has both forms of GELU: where one is declared, its distance is that of the same numbers' roundings.
+    alike = replace(case, gelu="tanh") if "gelu_tanh" in declared else case
+    usual = recorded(reference(subject), alike, precision, BAD, Recorder())
     narrow = precision != "fp32"
     exact, usual_exact = (
-        oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=case.gelu, poisoned=BAD, variants=named,
+        oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=alike.gelu, poisoned=BAD, variants=named,
                answers=run.records if narrow else None)
         for named, run in ((declared, candidate), (frozenset[str](), usual))
     )  # fmt: skip
@@ -130,14 +132,11 @@ def boundaries(subject: Subject) -> str:
     if recorder.written:
         raise Failure(f"{recorder.written[0]} is borrowed, and changed by it; write into fresh memory, or into what the op "
                       "consumes")  # fmt: skip
-    declared = variants(subject.lowered(case.spec))
-    exact, usual_exact = (
-        oracle(subject, case.spec, STEPS, dropout=DROPOUT, variants=named) for named in (declared, frozenset[str]())
-    )
-    usual = recorded(reference(subject), case, "fp32", None, Recorder()).records
+    # Against the same program without the fault: before the fault they are equal, whatever the device rounds.
+    right = recorder.records
     for op, number in _PLANTED.items():
         planted: Records = recorded(subject, case, "fp32", None, Recorder((op, number))).records
-        found = first_divergence(planted, usual, exact, usual_exact)
+        found = first_divergence(planted, right, right)
         if found is None or (found.op, found.number) != (op, number):
             where = "nowhere" if found is None else f"in {found.op}, call {found.number + 1}"
             raise Failure(f"a fault planted into result {number + 1} of {op} is found {where}: results of ops are not seen "
