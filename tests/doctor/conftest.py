@@ -37,7 +37,8 @@ def _beside(site: Path, plugin: str) -> Shell:
     subprocess.run(pip, check=True, capture_output=True, text=True)
     where = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
 
-    def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *argv], env=where, cwd=cwd, capture_output=True, text=True, timeout=600)
+    def run(*argv: str, cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        env = {**where, **more}
+        return subprocess.run([sys.executable, *argv], env=env, cwd=cwd, capture_output=True, text=True, timeout=600)
 
     return run

@@ -42,6 +42,20 @@ def test_what_this_device_takes_and_others_do_not_is_said(reports: dict[str, Any
     assert any("many recording devices lack" in f["what"] for f in reports["fallback"]["findings"])
 
 
+def test_an_op_that_the_card_lacks_is_an_error_with_its_line(hpusim: Any) -> None:
+    """The card as it would be without the op: the planted one, and the one inside the stock clipping."""
+    names = ("fallback", "clip")
+    done = hpusim(
+        str(HERE / "faults_job.py"), "hpu-lazy", "--simulate", *names, HPUSIM_UNSUPPORTED="linalg_vector_norm"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    reports = json.loads(done.stdout.splitlines()[-1])
+    for name in names:
+        errors = [f for f in reports[name]["findings"] if f["severity"] == "error" and "falls back" in f["what"]]
+        assert errors and all(f["where"].endswith(f"# planted: {name}") for f in errors), reports[name]["findings"]
+        assert "linalg_vector_norm" in errors[0]["what"]
+
+
 @pytest.mark.parametrize("more", ["", "--gradient_accumulation_steps 2", "--optimizer sgdm", "--dropout 0.1"])
 def test_the_estimate_of_memory_is_what_the_device_records(hpusim: Any, tmp_path: Path, more: str) -> None:
     argv = "-m vitcore.explain --backend hpu-lazy --simulate --run --steps 2 --json --train_batch_size 32".split()
