@@ -144,6 +144,7 @@ def first_divergence(
     candidate declares another formula than it.
     """
     usual_exact = usual_exact or exact
+    far = 0.0  # how far from float64 the reference has been: from there on it may be near again by chance alone
     for op, number in dict.fromkeys((op, number) for op, number, _ in candidate):
         truth = {n: t for (o, i, n), t in exact.items() if (o, i) == (op, number)}
         if not truth:
@@ -154,7 +155,8 @@ def first_divergence(
         theirs = _distances(reference, usual_truth, op, number, scale)
         usual = sorted(theirs.values())[len(theirs) // 2] if theirs else 0.0
         floors = {n: (NARROW_FLOOR if t.dim() else NARROW_NUMBER_FLOOR) if narrow else FLOOR for n, t in truth.items()}
-        ratios = {n: d / max(theirs.get(n, 0.0), usual, floors[n]) for n, d in ours.items()}
+        far = max(far, *(d for n, d in theirs.items() if truth[n].dim() and d < float("inf")), 0.0)
+        ratios = {n: d / max(theirs.get(n, 0.0), usual, floors[n], far) for n, d in ours.items()}
         worst = max(ratios, key=lambda n: ratios[n], default=None)
         if worst is not None and not ratios[worst] <= FACTOR:
             return Divergence(op, number, worst, ratios[worst], ours[worst])

@@ -17,6 +17,8 @@ from vitcore.testing.problem import Subject, host_leaves, model, reference
 from vitcore.testing.recording import FACTOR, Divergence, Recorder, Records, first_divergence
 
 STEPS, BAD = 4, 2
+# In a narrow precision two runs drift apart from update to update, whichever ops they are made of: one update is looked at.
+NARROW_STEPS, NARROW_BAD = 3, 1
 DROPOUT = 0.1
 # Relative distance of two sums of one set of numbers in other orders, over a few steps.
 ROUNDING = 2e-6
@@ -54,20 +56,19 @@ def near_float64(subject: Subject) -> str:
         for what, case in cases(subject).items():
             if found := divergence(subject, case, precision):
                 raise Failure(f"{precision}, {what}: {found}")
-    programs = f"{len(cases(subject))} programs of {STEPS} steps"
+    programs = f"{len(cases(subject))} programs of {STEPS} steps ({NARROW_STEPS} in narrow precisions)"
     return f"{', '.join(subject.backend.precisions)}: {programs} within {FACTOR:g}x of the reference"
 
 
 def divergence(subject: Subject, case: Case, precision: str) -> Divergence | None:
     """The first op that is further from float64 than it may be."""
-    candidate = recorded(subject, case, precision, BAD, Recorder())
-    declared = variants(subject.lowered(case.spec, precision))
-    # The reference has both forms of GELU: where one is declared, its distance is that of the same numbers' roundings.
-    alike = replace(case, gelu="tanh") if "gelu_tanh" in declared else case
-    usual = recorded(reference(subject), alike, precision, BAD, Recorder())
     narrow = precision != "fp32"
+    steps, bad = (NARROW_STEPS, NARROW_BAD) if narrow else (STEPS, BAD)
+    candidate = recorded(subject, case, precision, bad, Recorder(), steps)
+    usual = recorded(reference(subject), case, precision, bad, Recorder(), steps)
+    declared = variants(subject.lowered(case.spec, precision))
     exact, usual_exact = (
-        oracle(subject, case.spec, STEPS, dropout=DROPOUT, gelu=alike.gelu, poisoned=BAD, variants=named,
+        oracle(subject, case.spec, steps, dropout=DROPOUT, gelu=case.gelu, poisoned=bad, variants=named,
                answers=run.records if narrow else None)
         for named, run in ((declared, candidate), (frozenset[str](), usual))
     )  # fmt: skip
@@ -75,7 +76,9 @@ def divergence(subject: Subject, case: Case, precision: str) -> Divergence | Non
     return found and replace(found, impl=candidate.impls.get(found.op, ""))
 
 
-def recorded(subject: Subject, case: Case, precision: str, poisoned: int | None, recorder: Recorder) -> Recorder:
+def recorded(
+    subject: Subject, case: Case, precision: str, poisoned: int | None, recorder: Recorder, steps: int = STEPS
+) -> Recorder:
     """The recorder after some steps and an evaluation."""
     recorder.names = parameter_names(model())
     if subject.backend.mark:
@@ -84,7 +87,7 @@ def recorded(subject: Subject, case: Case, precision: str, poisoned: int | None,
         case.spec, precision=precision, dropout=DROPOUT, gelu=case.gelu, wrap=recorder, poisoned=poisoned
     )
     try:
-        state = subject.train(exe, STEPS)
+        state = subject.train(exe, steps)
         assert exe.rt.feed is not None
         exe.log(exe.eval(state, exe.rt.feed.eval_steps))
     finally:
