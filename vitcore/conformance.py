@@ -16,6 +16,7 @@ from vitcore.commandline import parse
 from vitcore.errors import VitcoreError, nearest
 from vitcore.plan import choose_kernels
 from vitcore.plugins import load_plugins
+from vitcore.reports import output_folder, write_files
 from vitcore.simulation import simulated
 from vitcore.testing.checks import CHECKS
 from vitcore.testing.process import Answer, Worker
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     backend = plugins.backend(asked.backend)
     backend = simulated(plugins, backend) if asked.simulate else backend
     choose_kernels(plugins, backend, enabled=asked.enable_kernel)
-    output = None if asked.output is None else _folder(Path(asked.output))
+    output = None if asked.output is None else output_folder(asked.output)
     worker, answers = (
         Worker(asked.backend, asked.seed, simulate=asked.simulate, enabled=asked.enable_kernel),
         list[Answer](),
@@ -81,14 +82,6 @@ def _verdict(answers: Sequence[Answer]) -> str:
     return ", ".join(parts) + (f" ({', '.join(counts['failed'])})" if counts["failed"] else "")
 
 
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise VitcoreError(f"--output {path}: the folder cannot be made ({e.strerror}); choose another") from e
-    return path
-
-
 def write_report(folder: Path, backend: Backend, package: str, seed: int, answers: Sequence[Answer]) -> list[Path]:
     """The report as Markdown for people and JSON for programs; what was run where stands in it."""
     facts = {
@@ -97,15 +90,8 @@ def write_report(folder: Path, backend: Backend, package: str, seed: int, answer
     }  # fmt: skip
     checks = [{**asdict(a), "claim": CHECKS[a.check].claim} for a in answers]
     texts = {".md": _markdown(facts, answers), ".json": json.dumps({**facts, "checks": checks}, indent=1)}
-    written = []
-    for suffix, text in texts.items():
-        path = folder / f"conformance-{backend.name}{'-SIMULATED' if backend.simulator else ''}{suffix}"
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as e:
-            raise VitcoreError(f"{path}: it cannot be written ({e.strerror}); choose another --output") from e
-        written.append(path)
-    return written
+    stem = f"conformance-{backend.name}{'-SIMULATED' if backend.simulator else ''}"
+    return write_files(folder, {stem + suffix: text for suffix, text in texts.items()})
 
 
 def _markdown(facts: Mapping[str, object], answers: Sequence[Answer]) -> str:

@@ -18,6 +18,7 @@ from vitcore.cli import run
 from vitcore.commandline import resolve_config, say
 from vitcore.config import Config
 from vitcore.errors import VitcoreError
+from vitcore.reports import output_folder, write_files
 
 if TYPE_CHECKING:
     from vitcore.doctor.report import Report
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         say(line)
     if own["run"] and own["steps"] < 2:
         raise VitcoreError(f"--steps {own['steps']} is too few to see what is compiled again; give 2 or more")
-    output = None if own["output"] is None else _folder(Path(own["output"]))
+    output = None if own["output"] is None else output_folder(own["output"])
     # Here and not at the top: --help needs no compiler.
     from vitcore.plan import make_plan
 
@@ -75,20 +76,7 @@ def write(report: Report, folder: Path) -> list[Path]:
         "report.json": json.dumps(report.as_dict(), indent=1),
         "timeline.svg": draw(report),
     }
-    for name, text in texts.items():
-        try:
-            (folder / name).write_text(text, encoding="utf-8")
-        except OSError as e:
-            raise VitcoreError(f"{folder / name}: it cannot be written ({e.strerror}); choose another --output") from e
-    return [folder / name for name in texts]
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise VitcoreError(f"--output {path}: the folder cannot be made ({e.strerror}); choose another") from e
-    return path
+    return write_files(folder, texts)
 
 
 if __name__ == "__main__":

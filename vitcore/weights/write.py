@@ -183,7 +183,9 @@ def _huggingface(model: VisionTransformer, folder: Path) -> None:
 
 def _torch(model: VisionTransformer, path: Path) -> None:
     example = torch.zeros(2, model.variant.channels, *model.img_size)
-    batch = torch.export.Dim("batch", min=1, max=2**31 - 1)  # without a bound, torch 2.7 finds one number that it excludes
+    batch = torch.export.Dim(
+        "batch", min=1, max=2**31 - 1
+    )  # without a bound, torch 2.7 finds one number that it excludes
     with torch.no_grad():
         program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
     torch.export.save(program, path)
