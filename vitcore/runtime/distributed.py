@@ -63,10 +63,19 @@ def open_group(backend: Backend, world: World) -> None:
 
 def close_group() -> None:
     """Leave the process group where there is one."""
+    import torch
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    held, group = None, dist.group.WORLD
+    if group is not None and dist.get_backend() == "gloo":
+        # In torch 2.7 the group waits, with Python's lock in its hand, for threads of its own; one that still holds a tensor
+        # needs the lock to let go of it, and both wait for ever. The backend's own object lets go of the lock before it
+        # waits, so it is to be the last reference.
+        held = group._get_backend(torch.Generator().device)
+    dist.destroy_process_group()
+    del held
 
 
 def every_rank(value: float, device: torch.device) -> list[float]:
