@@ -74,6 +74,7 @@ def close_group() -> None:
         # needs the lock to let go of it, and both wait for ever. The backend's own object lets go of the lock before it
         # waits, so it is to be the last reference.
         held = group._get_backend(torch.Generator().device)
+    del group
     dist.destroy_process_group()
     del held
 
