@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -68,12 +69,13 @@ def close_group() -> None:
 
     if not (dist.is_available() and dist.is_initialized()):
         return
+    # In torch 2.7 a group of the host waits, with Python's lock in its hand, for threads of its own; one that still holds a
+    # tensor needs the lock to let go of it, and both wait for ever. The backend's own object lets go of the lock before it
+    # waits, so it is to be the last reference.
     held, group = None, dist.group.WORLD
-    if group is not None and dist.get_backend() == "gloo":
-        # In torch 2.7 the group waits, with Python's lock in its hand, for threads of its own; one that still holds a tensor
-        # needs the lock to let go of it, and both wait for ever. The backend's own object lets go of the lock before it
-        # waits, so it is to be the last reference.
-        held = group._get_backend(torch.Generator().device)
+    if group is not None:
+        with suppress(RuntimeError):  # the group has no part for tensors of the host
+            held = group._get_backend(torch.Generator().device)
     del group
     dist.destroy_process_group()
     del held
