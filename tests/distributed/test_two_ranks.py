@@ -162,8 +162,9 @@ def test_the_command_ends_on_both_ranks_of_mpirun_and_rank_0_alone_writes(tmp_pa
     command = ["-m", "vitcore", "train", *args.split(), "--output-dir", str(tmp_path)]
     first, second = both(command, envs)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr[-2000:] + second.stderr[-2000:]
-    said = json.loads(first.stdout)
-    assert second.stdout == "" and second.stderr == ""
+    said = json.loads(first.stdout.splitlines()[-1])  # torch 2.9 has gloo print a line before it
+    ours = [line for line in second.stdout.splitlines() if not line.startswith("[Gloo]")]
+    assert ours == [] and second.stderr == ""
     assert said["total"] == 360 and said["steps"] == 6
     run_dir = tmp_path / "two"
     assert said["checkpoint"] == str(run_dir / "checkpoints" / "step-00000006")
