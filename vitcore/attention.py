@@ -42,11 +42,11 @@ def main(argv: Sequence[str]) -> int:
     (path,) = find_pictures([asked.image])[:1]
     output = Path(asked.output or f"{Path(path).stem}.attention.png")
     model = open_model(asked.checkpoint, asked.backend, asked.img_size)
-    from vitcore.data.decode import UnreadablePicture, decode, resize
+    from vitcore.data.decode import UnreadablePicture, decode, read_file, resize
     from vitcore.model.rollout import attention_rollout
 
     try:
-        picture = decode(path)
+        picture = decode(read_file(path))
     except UnreadablePicture as e:
         raise VitcoreError(f"{path}: not a readable picture ({e}); give another") from e
     device = next(model.parameters()).device

@@ -7,6 +7,7 @@ is per process and is divided by `gradient_accumulation_steps`; steps are optimi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
@@ -25,9 +26,11 @@ class Config:
     name: str = "run"
     """Name of the run: its folder under output_dir."""
     dataset: str = "digits"
-    """Data set: digits, digits-tune, synthetic, folder, imagenet1K, cifar10, cifar100."""
+    """Data set: digits, digits-tune, synthetic, folder, imagenet1K, cifar10, cifar100, idx, webdataset, cached, or hf:NAME."""
     data_path: str | None = None
-    """Folder of the data set, with train/ and val/ inside."""
+    """Folder of the data set's files; a data set that lacks some says which and where they go."""
+    download: bool = False
+    """Fetch the data set's published files into data_path where they are missing (cifar10, cifar100); never done unasked."""
     model_type: str | None = "ViT-digits"
     """Model variant, such as ViT-B_16; with --pretrained_dir or --resume it need not be given: the file says it."""
     pretrained_dir: str | None = None
@@ -42,6 +45,10 @@ class Config:
     """Width of a dense layer and tanh before the head (pre-logits), 0 for none; unset: none, as in fine-tuning."""
     dropout: float | None = None
     """Dropout rate; unset: the model variant's own."""
+    drop_path: float = 0.0
+    """Rate at which whole residual branches are dropped for a sample, at the last block; linear from 0 at the first."""
+    patch_dropout: float = 0.0
+    """Share of the patches that are left out of each training image's sequence at random."""
     recipe: str | None = None
     """A shipped recipe's name, or a TOML or Python file."""
 
@@ -54,28 +61,46 @@ class Config:
     """Micro-batches per optimizer step."""
     num_steps: int = 1000
     """Optimizer steps."""
-    optimizer: Literal["sgdm", "adamw"] = "sgdm"
-    """Optimizer: SGD with momentum, or AdamW."""
+    optimizer: Literal["sgdm", "adamw", "lamb", "lion", "muon"] = "sgdm"
+    """Optimizer: SGD with momentum, AdamW, LAMB, Lion, or Muon (of the blocks' matrices, AdamW of the rest)."""
     learning_rate: float = 0.03
     """Learning rate after warm-up."""
     weight_decay: float = 0.0
-    """Weight decay (coupled in sgdm, decoupled in adamw)."""
+    """Weight decay (coupled in sgdm, decoupled in the others)."""
     decay_norms_and_biases: bool = True
     """Whether weight decay reaches biases, norms, the class token and positions too."""
+    no_decay: str | None = None
+    """Regular expression of further parameters that weight decay leaves alone, by name."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each block to the one before it; the head has the full rate."""
+    freeze: str | None = None
+    """Regular expression of the parameters that are not trained, by name; no gradient of them is computed."""
+    probe_steps: int = 0
+    """Steps in which the head alone is trained first, as a stage of its own; fine-tuning then starts from its result."""
+    probe_learning_rate: float | None = None
+    """Learning rate of that stage; unset: learning_rate."""
     momentum: float = 0.9
-    """Momentum of sgdm."""
+    """Momentum of sgdm and muon."""
     beta1: float = 0.9
-    """First moment's decay of adamw."""
+    """First moment's decay of adamw, lamb and lion, and of muon's adamw."""
     beta2: float = 0.999
-    """Second moment's decay of adamw."""
+    """Second moment's decay of adamw and lamb and of muon's adamw; of lion, the decay of its momentum."""
     eps: float = 1e-8
-    """Epsilon of adamw."""
-    decay_type: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls to 0 after warm-up."""
+    """Epsilon of adamw and lamb, and of muon's adamw."""
+    decay_type: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How the learning rate falls after warm-up: to 0 as a cosine or a line, not at all, or (wsd) in the last cooldown_steps."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
+    cooldown_steps: int = 0
+    """Steps of the linear fall to 0 at the end of decay_type wsd; 0 takes a tenth of num_steps."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the parameters, which is then what is evaluated; 0: none."""
+    sam_rho: float = 0.0
+    """Radius of sharpness-aware minimisation (SAM), which takes two forward and backward passes a micro-batch; 0: plain."""
     max_grad_norm: float = 1.0
     """Global norm to which gradients are clipped; 0 switches clipping off."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """Training loss: cross-entropy over classes, or binary cross-entropy of each class, summed over classes."""
     label_smoothing: float = 0.0
     """Label smoothing of the training loss."""
     seed: int = 42
@@ -96,10 +121,34 @@ class Config:
     """Flip training images left to right with probability one half."""
     augment_crop: tuple[float, float] | None = None
     """Share of a training image's area that is cut out at random and resized, from least to most; for folders."""
-    bad_images: Literal["skip", "stop"] = "stop"
-    """What an unreadable training image does: skip counts it with weight 0, stop ends the run."""
-    workers: int = 2
-    """Threads that decode images."""
+    augment_policy: Literal["none", "randaugment", "three"] = "none"
+    """RandAugment, or one of grey, solarised and blurred (3-Augment), of each training image."""
+    randaugment_ops: int = 2
+    """Transformations that RandAugment chains."""
+    randaugment_magnitude: int = 9
+    """Strength of RandAugment's transformations, of 30."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation are each multiplied by up to 1 +- this."""
+    mixup: float = 0.0
+    """Alpha of mixup's Beta distribution; 0: none."""
+    cutmix: float = 0.0
+    """Alpha of cutmix's Beta distribution; 0: none. With mixup too, each image takes one of the two, half and half."""
+    mix_probability: float = 1.0
+    """Share of the training images that are mixed."""
+    erase: float = 0.0
+    """Probability that a random rectangle of a training image becomes grey."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How images are resized; always antialiased."""
+    eval_resize: Literal["squash", "crop"] = "squash"
+    """How an evaluation image is fitted: squash stretches all of it, as the original; crop keeps the aspect and the centre."""
+    eval_crop_pct: float = 0.875
+    """With eval_resize crop: the model's side as a share of the resized image's shorter side."""
+    bad_images: Literal["skip", "stop", "replace"] = "stop"
+    """What an unreadable training image does: ends the run, counts with weight 0, or is replaced by another, drawn anew."""
+    workers: int | Literal["auto"] = "auto"
+    """Workers that decode images, 0 for none; auto: as many as this process may use cores, where images need decoding."""
+    loader: Literal["auto", "threads", "processes"] = "auto"
+    """What the workers are; auto takes threads while they are few, which start at once, and processes beyond."""
 
     # Where and how it runs
     backend: str = "auto"
@@ -169,13 +218,23 @@ class Config:
             if getattr(self, name) < 1:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be at least 1")
         for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "eval_every", "save_every",
-                     "workers", "seed", "augment_rotate", "augment_shear", "augment_translate",
-                     "augment_gain", "threads", "representation_size"):  # fmt: skip
-            if not (getattr(self, name) or 0) >= 0:
+                     "workers", "seed", "augment_rotate", "augment_shear", "augment_translate", "augment_gain", "threads",
+                     "representation_size", "cooldown_steps", "probe_steps", "probe_learning_rate", "sam_rho", "mixup",
+                     "cutmix", "color_jitter", "randaugment_ops", "randaugment_magnitude"):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (value or 0) >= 0:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must not be negative")
-        for name in ("label_smoothing", "momentum", "beta1", "beta2"):
+        for name in ("label_smoothing", "momentum", "beta1", "beta2", "ema", "drop_path", "patch_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be in [0, 1)")
+        for name in ("erase", "mix_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it is a probability, from 0 to 1")
+        for name in ("layer_decay", "eval_crop_pct"):
+            if not 0 < getattr(self, name) <= 1:
+                raise VitcoreError(f"--{name} {getattr(self, name)} is out of range: it must be above 0 and at most 1")
+        for name in ("no_decay", "freeze"):
+            _check_pattern(name, getattr(self, name))
         if not self.eps > 0:
             raise VitcoreError(f"--eps {self.eps} is out of range: it must be above 0")
         if self.seed >= 1 << 63:
@@ -234,6 +293,13 @@ class Config:
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return asdict(self)
+
+
+def _check_pattern(name: str, pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as e:
+        raise VitcoreError(f"--{name} {pattern!r} is no regular expression ({e}); correct it, as in '^head'") from e
 
 
 def check_keys(values: dict[str, Any], where: str) -> dict[str, Any]:

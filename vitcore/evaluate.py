@@ -42,8 +42,8 @@ class Evaluate:
     """Side in pixels to which images are resized, for a file of weights; unset: its own."""
     eval_batch_size: int | None = None
     """Images per process and batch."""
-    workers: int | None = None
-    """Threads that decode images."""
+    workers: int | Literal["auto"] | None = None
+    """Workers that decode images."""
     json: bool = False
     """Print one JSON object as the last line of standard output."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitcore.data.tree import EXTENSIONS
+from vitcore.data.formats.tree import EXTENSIONS
 from vitcore.errors import VitcoreError
 from vitcore.plugins import load_plugins
 from vitcore.runtime.opening import choose_backend, open_backend, set_environment

@@ -96,10 +96,10 @@ def predict(
 
 
 def _read(path: str, model: VisionTransformer) -> Tensor | None:
-    from vitcore.data.decode import UnreadablePicture, read_picture
+    from vitcore.data.decode import UnreadablePicture, decode, read_file, resize
 
     try:
-        return as_model_sees(read_picture(path, model.img_size, None, None), model)
+        return as_model_sees(resize(decode(read_file(path)), model.img_size), model)
     except UnreadablePicture as e:
         say(f"{path}: not a readable picture ({e}); left out")
         return None

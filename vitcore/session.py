@@ -150,7 +150,9 @@ def open_data(config: Config, origin: Origin) -> Dataset:
     logging.basicConfig(format="vitcore: %(message)s")
     return open_dataset(
         config.dataset, img_size=config.img_size, channels=origin.variant.channels,
-        data_path=config.data_path, workers=config.workers, bad_images=config.bad_images,
+        data_path=config.data_path, download=config.download, workers=config.workers, loader=config.loader,
+        bad_images=config.bad_images, interpolation=config.interpolation, eval_resize=config.eval_resize,
+        eval_crop_pct=config.eval_crop_pct,
     )  # fmt: skip
 
 

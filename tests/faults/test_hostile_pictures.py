@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from vitcore.data import decode as reader
-from vitcore.data.decode import MOST_PIXELS, UnreadablePicture, decode
+from vitcore.data.decode import MOST_PIXELS, UnreadablePicture, decode, read_file
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
@@ -66,17 +66,17 @@ def test_a_picture_too_large_is_refused_before_memory_is_taken(
     (tmp_path / "bomb").write_bytes(make(65_000, 65_000))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UnreadablePicture, match=f"more than {MOST_PIXELS}"):
-        decode(str(tmp_path / "bomb"))
+        decode(read_file(str(tmp_path / "bomb")))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_a_size_just_over_the_limit_is_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
     monkeypatch.setattr(reader, "MOST_PIXELS", 24 * 32)
-    assert decode(str(tmp_path / "a.png")).shape == (3, 24, 32)
+    assert decode(read_file(str(tmp_path / "a.png"))).shape == (3, 24, 32)
     monkeypatch.setattr(reader, "MOST_PIXELS", 24 * 32 - 1)
     with pytest.raises(UnreadablePicture, match="it has 768 pixels, more than 767"):
-        decode(str(tmp_path / "a.png"))
+        decode(read_file(str(tmp_path / "a.png")))
 
 
 def test_of_an_animation_no_more_than_the_first_picture_is_decoded(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_of_an_animation_no_more_than_the_first_picture_is_decoded(tmp_path: Pat
     others = [Image.new("P", (1000, 1000), i % 200) for i in range(400)]
     first.convert("P", palette=Image.Palette.ADAPTIVE).save(tmp_path / "long.gif", save_all=True, append_images=others)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    frame = decode(str(tmp_path / "long.gif"))
+    frame = decode(read_file(str(tmp_path / "long.gif")))
     assert frame.shape == (3, 1000, 1000) and frame[:, 0, 0].tolist() == [200, 10, 10]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
@@ -97,27 +97,27 @@ def test_every_truncation_is_decoded_or_refused(kind: str, tmp_path: Path) -> No
     for length in sorted({*range(0, 64), *range(64, len(whole), max(1, len(whole) // 64))}):
         path.write_bytes(whole[:length])
         try:
-            assert decode(str(path)).shape == (3, 24, 32)
+            assert decode(read_file(str(path))).shape == (3, 24, 32)
         except UnreadablePicture as e:
             assert str(e) and "\n" not in str(e), repr(e)
             refused += 1
     assert refused > 64
     path.write_bytes(whole)
-    assert decode(str(path)).shape == (3, 24, 32)
+    assert decode(read_file(str(path))).shape == (3, 24, 32)
 
 
 @pytest.mark.parametrize("kind", ["BMP", "TIFF", "PPM"])
 def test_a_format_that_is_not_read_is_said(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(kind))
     with pytest.raises(UnreadablePicture, match="it is none of JPEG, PNG, WEBP, GIF, or its header is damaged"):
-        decode(str(tmp_path / "a.jpg"))
+        decode(read_file(str(tmp_path / "a.jpg")))
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "pipe.jpg", tmp_path, Path("/dev/zero"), tmp_path / "nothing.jpg"):
         with pytest.raises(UnreadablePicture):
-            decode(str(path))
+            decode(read_file(str(path)))
 
 
 def fuzz(count: int, seed: int, folder: Path) -> None:
@@ -142,7 +142,7 @@ def fuzz(count: int, seed: int, folder: Path) -> None:
                 data[at] = (0, 1, 0x7F, 0x80, 0xFF)[int(rng.integers(0, 5))]
         path.write_bytes(data)
         try:
-            image = decode(str(path))
+            image = decode(read_file(str(path)))
         except UnreadablePicture as e:
             assert str(e) and "\n" not in str(e), repr(e)
         else:

@@ -12,9 +12,11 @@ class Batch(NamedTuple):
     labels: int64 of shape (B,); 0 where the weight is 0 because of padding.
     weight: float32 of shape (B,); 0 for padding and for a picture that could not be read, else 1.
     positions: int64 of shape (B,); the global sample positions, from which keys are drawn.
+    draws: what augmentation on the device draws for each row (`vitcore.data.draws`), by name; empty where it draws nothing.
     """
 
     images: Tensor
     labels: Tensor
     weight: Tensor
     positions: Tensor
+    draws: dict[str, Tensor] = {}  # noqa: RUF012  (never written; the default of a NamedTuple)

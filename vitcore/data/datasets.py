@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from vitcore.data.augment import Augment
 from vitcore.data.order import Int64s
+from vitcore.data.view import Interpolation, Resize, View
 from vitcore.errors import VitcoreError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BAD_IMAGES = ("stop", "skip")
+BAD_IMAGES = ("stop", "skip", "replace")
 
 
 class Split(Protocol):
@@ -63,20 +64,33 @@ class DatasetOptions:
     img_size: int
     channels: int | None = None
     data_path: Path | None = None
-    workers: int = 0
+    download: bool = False
+    workers: int | Literal["auto"] = 0
+    loader: str = "auto"
     bad_images: str = "stop"
+    interpolation: Interpolation = "bilinear"
+    eval_resize: Resize = "squash"
+    eval_crop_pct: float = 0.875
     train_size: int = 1024
     eval_size: int = 256
     classes: int = 10
 
+    @property
+    def view(self) -> View:
+        """How pictures become the model's input."""
+        return View(
+            size=(self.img_size, self.img_size), channels=3 if self.channels is None else self.channels,
+            interpolation=self.interpolation, resize=self.eval_resize, crop_pct=self.eval_crop_pct,
+        )  # fmt: skip
+
 
 # Each opener is "module:function" of one DatasetOptions.
 DATASETS: dict[str, str] = {
-    "digits": "vitcore.data.digits:open_digits",
-    "digits-tune": "vitcore.data.digits:open_digits",
-    "synthetic": "vitcore.data.synthetic:open_synthetic",
-    "folder": "vitcore.data.folder:open_folder",
-    "imagenet1K": "vitcore.data.folder:open_folder",
+    "digits": "vitcore.data.formats.digits:open_digits",
+    "digits-tune": "vitcore.data.formats.digits:open_digits",
+    "synthetic": "vitcore.data.formats.synthetic:open_synthetic",
+    "folder": "vitcore.data.formats.folder:open_folder",
+    "imagenet1K": "vitcore.data.formats.folder:open_folder",
 }
 
 # Names of the original recipe that people will type, and why they are refused. Not in DATASETS, so nothing lists them
@@ -103,8 +117,13 @@ def open_dataset(
     img_size: int,
     channels: int | None = None,
     data_path: str | Path | None = None,
-    workers: int = 0,
+    download: bool = False,
+    workers: int | Literal["auto"] = 0,
+    loader: str = "auto",
     bad_images: str = "stop",
+    interpolation: Interpolation = "bilinear",
+    eval_resize: Resize = "squash",
+    eval_crop_pct: float = 0.875,
     train_size: int = 1024,
     eval_size: int = 256,
     classes: int = 10,
@@ -119,17 +138,22 @@ def open_dataset(
     opener = find_dataset(name)
     if img_size < 1:
         raise VitcoreError(f"{name}: img_size {img_size} must be at least 1; give the model's")
-    if workers < 0:
+    if workers != "auto" and workers < 0:
         raise VitcoreError(f"{name}: workers {workers} is negative; give 0 to decode without threads")
     if bad_images not in BAD_IMAGES:
-        raise VitcoreError(f'{name}: bad_images={bad_images!r} is not known; give "stop" or "skip"')
+        raise VitcoreError(f'{name}: bad_images={bad_images!r} is not known; give "stop", "skip" or "replace"')
     options = DatasetOptions(
         name=name,
         img_size=img_size,
         channels=channels,
         data_path=None if data_path is None else Path(data_path),
+        download=download,
         workers=workers,
+        loader=loader,
         bad_images=bad_images,
+        interpolation=interpolation,
+        eval_resize=eval_resize,
+        eval_crop_pct=eval_crop_pct,
         train_size=train_size,
         eval_size=eval_size,
         classes=classes,

@@ -3,6 +3,7 @@ judged before memory for it is taken."""
 
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcore.data.augment import crop_box
+from vitcore.data.view import View
 from vitcore.errors import VitcoreError
 
 # Decoded, 537 MB. Pillow, whose limit it is, refuses larger ones as decompression bombs too.
@@ -23,23 +25,33 @@ class UnreadablePicture(Exception):
     """A file that cannot be decoded; its text is the decoder's reason, one line."""
 
 
-def read_picture(
-    path: str,
-    side: int | tuple[int, int],
-    draws: npt.NDArray[np.float64] | None,
-    share: tuple[float, float] | None,
-) -> Tensor:
-    """The picture as uint8 RGB of shape (3, side, side), or (3, rows, columns) of a pair: a random crop, or the whole
-    without `draws`; resized.
+def picture_into(
+    out_CHW: Tensor,
+    stored: bytes | memoryview | npt.NDArray[np.uint8],
+    view: View,
+    draws: npt.NDArray[np.float64] | None = None,
+    share: tuple[float, float] | None = None,
+) -> None:
+    """Fill `out_CHW`, uint8 of the view's shape, with a stored picture: a random crop of `share` of its area by the
+    numbers `draws` (`vitcore.data.augment.draw_crops`), or without them the whole, fitted as the view says.
 
-    Grey, palette, CMYK and 16-bit files become RGB, transparency is dropped, the EXIF orientation is applied, and of an
-    animation the first frame is taken. The aspect is not kept. Raises UnreadablePicture.
+    `stored` is an encoded file, or a picture as uint8 (C, H, W). Grey, palette, CMYK and 16-bit files become RGB,
+    transparency is dropped, the EXIF orientation is applied, and of an animation the first frame is taken. Raises
+    UnreadablePicture.
     """
-    image_CHW = decode(path)
+    image_CHW = torch.from_numpy(stored) if isinstance(stored, np.ndarray) else decode(stored)
     if draws is not None and share is not None:
         top, left, height, width = crop_box(image_CHW.shape[1], image_CHW.shape[2], draws, share)
         image_CHW = image_CHW[:, top : top + height, left : left + width]
-    return resize(image_CHW, (side, side) if isinstance(side, int) else side)
+    out_CHW.copy_(resize(image_CHW, view.size))
+
+
+def read_file(path: str | Path) -> bytes:
+    """The file's bytes; UnreadablePicture where it cannot be opened."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadablePicture(error.strerror or str(error)) from error
 
 
 def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -51,18 +63,14 @@ def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image_1CHW, size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-def decode(path: str) -> Tensor:
-    """The file as uint8 RGB of shape (3, height, width); UnreadablePicture when it cannot be read, or is larger than
-    `MOST_PIXELS`."""
+def decode(data: bytes | memoryview) -> Tensor:
+    """An encoded file as uint8 RGB of shape (3, height, width); UnreadablePicture when it cannot be read, or is larger
+    than `MOST_PIXELS`."""
     from PIL import Image
 
     torchvision = _torchvision_io()
     try:
-        data: Tensor = torchvision.read_file(path)
-    except RuntimeError as error:
-        raise UnreadablePicture(_reason(error)) from error
-    try:
-        with Image.open(io.BytesIO(data.numpy().tobytes()), formats=_FORMATS) as header:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as header:
             if header.width * header.height > MOST_PIXELS:
                 raise UnreadablePicture(f"it has {header.width * header.height} pixels, more than {MOST_PIXELS}")
             if header.format not in ("JPEG", "MPO"):  # MPO: JPEG with more pictures behind it
@@ -77,7 +85,8 @@ def decode(path: str) -> Tensor:
         raise UnreadablePicture(_reason(error)) from error
     try:
         # Several times as many pictures are JPEG as all else, and this is 1.3 to 1.5 times as fast as Pillow.
-        return torchvision.decode_jpeg(data, mode=torchvision.ImageReadMode.RGB, apply_exif_orientation=True)
+        encoded = torch.from_numpy(np.frombuffer(data, np.uint8))
+        return torchvision.decode_jpeg(encoded, mode=torchvision.ImageReadMode.RGB, apply_exif_orientation=True)
     except RuntimeError as error:
         raise UnreadablePicture(_reason(error)) from error
 

@@ -6,7 +6,7 @@ import torch
 
 from vitcore.data.augment import Augment
 from vitcore.data.datasets import open_dataset
-from vitcore.data.digits import read_digits
+from vitcore.data.formats.digits import read_digits
 from vitcore.errors import VitcoreError
 
 WARP = Augment(rotate=10.0, scale=(0.9, 1.1), shear=5.0, translate=1.0, flip=True)
