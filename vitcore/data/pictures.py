@@ -14,7 +14,7 @@ from vitcore.data.datasets import DatasetOptions
 from vitcore.data.decode import UnreadablePicture, picture_into
 from vitcore.data.order import Int64s
 from vitcore.data.source import Source
-from vitcore.data.warp import augment_reals, flip_batch
+from vitcore.data.warp import augment_reals
 from vitcore.errors import VitcoreError
 
 log = logging.getLogger("vitcore")
@@ -59,8 +59,6 @@ class PictureSplit:
         good: Iterable[bool] = map(decode, rows) if self._pool is None else self._pool.map(decode, rows)
         for row, read in enumerate(good):
             weight[row] = float(read)
-        if augment is not None and augment.flip:
-            images = flip_batch(images, seed, positions)
         if augment is not None and augment.of_reals:
             images = augment_reals(images.float() / 255.0, seed, positions, augment) * 2.0 - 1.0
         return images, torch.from_numpy(self._source.labels[indices]), weight

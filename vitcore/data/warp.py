@@ -1,4 +1,4 @@
-"""Flips, affine warps and gain of a batch of pictures, on the host.
+"""Affine warps and gain of a batch of pictures, on the host.
 
 Each sample of the result depends on its own picture and position alone, to the last bit: the arithmetic is element by
 element, and never a matrix product whose order of summation follows the batch.
@@ -8,16 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcore.data.augment import Augment, draw_affine, draw_flips, draw_gains
+from vitcore.data.augment import Augment, draw_affine, draw_gains
 from vitcore.data.order import Int64s
 
 # Shapes: B batch, C channels, H height, W width.
-
-
-def flip_batch(images_BCHW: Tensor, seed: int, positions: Int64s) -> Tensor:
-    """Mirror left and right the pictures whose position draws it; any dtype."""
-    flips_B = torch.from_numpy(draw_flips(seed, positions))
-    return torch.where(flips_B[:, None, None, None], images_BCHW.flip(-1), images_BCHW)
 
 
 def affine_batch(images_BCHW: Tensor, seed: int, positions: Int64s, augment: Augment) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vitcore.data.augment import Augment
 from vitcore.data.datasets import DatasetOptions
 from vitcore.data.order import Int64s
-from vitcore.data.warp import augment_reals, flip_batch
+from vitcore.data.warp import augment_reals
 from vitcore.errors import VitcoreError
 
 SIDE = 8
@@ -50,9 +50,7 @@ class DigitSplit:
         rows = torch.from_numpy(indices)
         images = self.images[rows]
         if augment is not None:
-            augment = augment.without_crop(self.name)
-            if augment.flip:
-                images = flip_batch(images, seed, positions)
+            augment = augment.without_decoding(self.name)
             if augment.of_reals:
                 images = augment_reals(images, seed, positions, augment)
         return images * 2.0 - 1.0, self.labels[rows], torch.ones(len(rows))

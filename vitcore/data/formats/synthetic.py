@@ -10,7 +10,7 @@ from torch import Tensor
 from vitcore.data.augment import Augment
 from vitcore.data.datasets import DatasetOptions
 from vitcore.data.order import Int64s, sample_keys
-from vitcore.data.warp import augment_reals, flip_batch
+from vitcore.data.warp import augment_reals
 from vitcore.errors import VitcoreError
 
 # The pictures do not depend on the run's seed: two runs with different seeds see the same data set.
@@ -57,9 +57,7 @@ class SyntheticSplit:
             pixels[row] += self.noise[start : start + pixels[row].size].reshape(shape)
         images = torch.from_numpy(pixels)
         if augment is not None:
-            augment = augment.without_crop(self.name)
-            if augment.flip:
-                images = flip_batch(images, seed, positions)
+            augment = augment.without_decoding(self.name)
             if augment.of_reals:
                 images = augment_reals(images.float() / 255.0, seed, positions, augment) * 2.0 - 1.0
         return images, torch.from_numpy(labels), torch.ones(len(ids))
