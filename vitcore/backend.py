@@ -83,6 +83,8 @@ class Backend:
     precisions: tuple[str, ...] = ("fp32",)
     """What `--precision` may be: `fp32`; `bf16`, carried out by torch.autocast of the device, whose table decides what is
     narrow; `bf16-casts`, carried out by casts in the graph (`vitcore.runtime.casts`), for devices without a table too."""
+    prefetch: bool = False
+    """Whether the next batch is put on the device while this one's step runs: for devices that copy while they compute."""
     rank: int = 0
     """The order in which `--backend auto` tries: the highest that can run here wins."""
     about: str = ""
@@ -115,7 +117,7 @@ class Kernel:
     flushes: Flushes | Callable[[Op], Flushes] = NO_FLUSHES
     """How often it flushes a lazy device by itself: before, inside, after its work."""
     variant: str = ""
-    """The named formula (`vitcore.step.formulas`) that it computes in place of the reference's, printed on the op."""
+    """The named formula (`vitcore.formulas`) that it computes in place of the reference's, printed on the op."""
     tier: str = "exact"
     """`exact`: the reference's bits; `algebraic`: equal in float64; `numerics`: another formula or rounding."""
     opt_in: str = ""

@@ -33,12 +33,12 @@ def find_origin(config: Config) -> Origin:
         path = find(Path(config.resume))
         variant = own.found(str(path), read_record(path)["facts"].get(own.KEY)).variant
         _agree(config, f"checkpoint {path}", variant, variant.representation)
-        return Origin(_with_dropout(config, variant))
+        return Origin(_with_rates(config, variant))
     if config.pretrained_dir is None:
         assert config.model_type is not None  # Config sees to it
         asked = {"pool": config.pool, "representation": config.representation_size}
         variant = find_variant(config.model_type).replace(**{k: v for k, v in asked.items() if v is not None})
-        return Origin(_with_dropout(config, variant))
+        return Origin(_with_rates(config, variant))
     try:
         weights = examine(resolve(config.pretrained_dir))
         _agree(config, str(weights.path), weights.variant, weights.variant.representation or None)
@@ -46,7 +46,7 @@ def find_origin(config: Config) -> Origin:
         raise VitcoreError(f"--pretrained_dir {config.pretrained_dir}: {e}") from e
     # As the original's fine-tuning: without pre-logits, unless they are asked for.
     variant = weights.variant.replace(representation=config.representation_size or 0)
-    return Origin(_with_dropout(config, variant), weights)
+    return Origin(_with_rates(config, variant), weights)
 
 
 def _agree(config: Config, where: str, held: Variant, representation: int | None) -> None:
@@ -63,5 +63,6 @@ def _agree(config: Config, where: str, held: Variant, representation: int | None
                            f"{config.representation_size}; give {representation}, or 0 for none")  # fmt: skip
 
 
-def _with_dropout(config: Config, variant: Variant) -> Variant:
+def _with_rates(config: Config, variant: Variant) -> Variant:
+    variant = variant.replace(drop_path=config.drop_path)
     return variant if config.dropout is None else variant.replace(dropout=config.dropout)

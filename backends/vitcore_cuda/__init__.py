@@ -12,6 +12,7 @@ CUDA = Backend(
     wait="torch.cuda:synchronize",
     collective="nccl",
     precisions=("fp32", "bf16"),
+    prefetch=True,
     rank=20,
     about="NVIDIA GPUs",
 )

@@ -145,7 +145,7 @@ def test_the_shipped_recipe_trains_evaluates_and_logs_under_the_guard(precision:
         assert exe.rt.guard
         state = exe.init(SEED)
         for _ in range(2):
-            state = exe.step(state, {"lr": 0.001, **session.config.hypers})
+            state = exe.step(state, {"lr": 0.001, **session.config.hypers(0)})
         state, values = session.evaluate(state)
         assert values["total"] == 360 and exe.stats().host_reads == 1
 

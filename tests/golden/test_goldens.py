@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,12 @@ BACKENDS = ("cpu", "cuda", "hpu-lazy", "hpu-eager")
 PRECISIONS = ("fp32", "bf16")
 ACCUMULATIONS = (1, 16)
 LOWERED = [(b, p, n) for b in BACKENDS for p in PRECISIONS for n in ACCUMULATIONS] + [("cpu", "bf16-casts", 1)]
+# Other rules than the plain one, and what a recipe may add to it, each for every backend.
+RULES: dict[str, dict[str, Any]] = {
+    "augreg": {"optimizer": "adamw", "accumulation": 2, "ema": True, "augment": ("flip", "erase", "mix"),
+               "loss": "sigmoid", "label_smoothing": 0.1, "patch_dropout": 0.25},
+    "sam": {"optimizer": "sgdm", "sam": True},
+}  # fmt: skip
 Golden = Callable[[str, str], None]
 
 
@@ -28,10 +35,14 @@ def neutral(accumulation: int) -> str:
 
 
 def lowered(backend: str, precision: str, accumulation: int, enabled: Sequence[str] = ()) -> str:
+    return lowered_text(neutral(accumulation), backend, precision, enabled)
+
+
+def lowered_text(module: str, backend: str, precision: str, enabled: Sequence[str] = ()) -> str:
     plugins = load_plugins()
     kernels, _ = choose_kernels(plugins, plugins.backend(backend), enabled=enabled)
     lowering = Lowering(plugins.backend(backend), kernels, precision=precision)
-    return str(lower(parse_module(neutral(accumulation)), lowering))
+    return str(lower(parse_module(module), lowering))
 
 
 def file_of(backend: str, precision: str, accumulation: int) -> str:
@@ -48,9 +59,17 @@ def test_a_lowered_module_is_its_golden_text(backend: str, precision: str, accum
     golden(file_of(backend, precision, accumulation), lowered(backend, precision, accumulation))
 
 
+@pytest.mark.parametrize("backend", [None, *BACKENDS])
+@pytest.mark.parametrize("rule", RULES)
+def test_another_rule_is_its_golden_text_too(rule: str, backend: str | None, golden: Golden) -> None:
+    text = str(build(StepSpec(name="golden", **RULES[rule])))
+    golden(f"{backend or 'neutral'}-{rule}", lowered_text(text, backend, "fp32") if backend else text)
+
+
 def test_every_golden_file_belongs_to_a_test() -> None:
     files = {path.stem for path in (Path(__file__).parent / "programs").iterdir()}
-    assert files == {file_of(*each) for each in LOWERED} | {f"neutral-accum{n}" for n in ACCUMULATIONS}
+    rules = {f"{backend}-{rule}" for backend in ("neutral", *BACKENDS) for rule in RULES}
+    assert files == rules | {file_of(*each) for each in LOWERED} | {f"neutral-accum{n}" for n in ACCUMULATIONS}
 
 
 # ---- counts ----
@@ -121,7 +140,8 @@ def test_with_reference_kernels_a_lazy_step_is_marked_after_forward_backward_and
 def test_gradients_are_reduced_scaled_and_applied_once_a_step(backend: str, accumulation: int) -> None:
     lines = train(backend, accumulation)
     assert [executed(lines, op) for op in ("grads.scale", "grads.all_reduce", "grads.clip", "opt.update")] == [1] * 4
-    for op in ("data.next", "data.put", "rng.split", "model.forward", "model.backward"):
+    assert executed(lines, "data.next") + executed(lines, "data.peek") == accumulation
+    for op in ("data.put", "rng.split", "model.forward", "model.backward"):
         assert executed(lines, op) == accumulation, op
     assert executed(lines, "metrics.add") == accumulation + 1
     assert executed(lines, "metrics.read") == 0  # a step never waits for the device

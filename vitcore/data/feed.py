@@ -66,7 +66,7 @@ class Feed:
         # Loading nothing makes a data set refuse, here and not in the first step, an augmentation it cannot have.
         nothing = np.empty(0, dtype=np.int64)
         dataset.train.load(nothing, nothing, seed, augment)
-        self._train = ReadAhead(self._load_train, self._after_train, "train")
+        self._train = ReadAhead(self._load_train, self.after_train, "train")
         self._eval = ReadAhead(self._load_eval, self._after_eval, "eval")
 
     @property
@@ -82,7 +82,7 @@ class Feed:
         """
         if cursor < 0:
             raise VitcoreError(f"feed: the train cursor {cursor} is negative; start at 0 or at a saved cursor")
-        return self._train.get(cursor), self._after_train(cursor)
+        return self._train.get(cursor), self.after_train(cursor)
 
     def next_eval(self, cursor: int) -> tuple[Batch, int]:
         """This rank's evaluation batch at `cursor`, and the next cursor; an evaluation starts at 0.
@@ -102,7 +102,8 @@ class Feed:
         self._train.close()
         self._eval.close()
 
-    def _after_train(self, cursor: int) -> int:
+    def after_train(self, cursor: int) -> int:
+        """The cursor of the micro-step after the one at `cursor`."""
         return cursor + self.micro_batch * self.world_size
 
     def _after_eval(self, cursor: int) -> int | None:

@@ -35,7 +35,7 @@ def examine(plan: Plan, steps: int = STEPS, run: bool = True) -> Report:
             exe,
             lambda: session.start()[0],
             # No two steps have one rate, and none is 0 or 1, which a device may take for a constant of its own.
-            lambda step: {"lr": rate * (1 - step / (4 * (steps + 3))), **config.hypers},
+            lambda step: {"lr": rate * (1 - step / (4 * (steps + 3))), **config.hypers(step)},
             steps,
             kernel_costs(plan),
         )

@@ -17,7 +17,9 @@ class Variant:
     token then). `representation` is the width of a dense layer and tanh before the head, 0 for none. `layer_scale` is
     the initial factor of each residual branch's channels, None for no factors.
     `dropout` acts after the position embedding, after the attention's output projection, after GELU and after the
-    second dense layer; `attention_dropout` on the attention's probabilities.
+    second dense layer; `attention_dropout` on the attention's probabilities. `drop_path` is the rate at which the last
+    block's residual branches are dropped for a whole sample ("stochastic depth", arXiv 1603.09382), linear from 0 at the
+    first block's.
 
     What the same weights are computed with: `gelu` is "tanh" (the approximation with which the original weights were
     trained) or "exact". The kernels of a ResNet are divided by sqrt(variance + `var_eps`) + `std_eps`. `mean` and
@@ -34,6 +36,7 @@ class Variant:
     channels: int = 3
     dropout: float = 0.0
     attention_dropout: float = 0.0
+    drop_path: float = 0.0
     stages: tuple[int, ...] | None = None
     stem_width: int = 64
     pool: str = "token"
@@ -58,7 +61,7 @@ class Variant:
                 f"{self.name}: width {self.width} is not a multiple of {self.heads} heads; "
                 "choose a number of heads that divides it"
             )
-        for field in ("dropout", "attention_dropout"):
+        for field in ("dropout", "attention_dropout", "drop_path"):
             rate = getattr(self, field)
             if not 0.0 <= rate < 1.0:
                 raise VitcoreError(

@@ -23,6 +23,8 @@ from vitcore.model.variants import Variant, find_variant
 # A dropout site is 4 * block + place; the position embedding's comes after those of the last block.
 ATTENTION_PLACE, PROJECTION_PLACE, GELU_PLACE, MLP_PLACE = range(4)
 PLACES = 4
+# Far beyond those: two sites a block for its dropped branches.
+DROP_PATH_SITES = 1_000_000
 
 
 def _site(block: int, place: int) -> int:
@@ -123,7 +125,8 @@ class Block(nn.Module):
     says so.
 
     `block` is its number. An argument and not an attribute, and not touched where nothing is dropped: so a compiler
-    that specialises on plain numbers compiles one block for all.
+    that specialises on plain numbers compiles one block for all. `branches_B11` are the factors of the two branches where
+    some are dropped: 0, or what makes up for those that are.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -135,11 +138,15 @@ class Block(nn.Module):
         self.mlp = Mlp(variant)
         self.ls2 = None if variant.layer_scale is None else LayerScale(variant)
 
-    def forward(self, x_BND: Tensor, functions: Functions, block: int) -> Tensor:
+    def forward(
+        self, x_BND: Tensor, functions: Functions, block: int, branches_B11: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         branch_BND = self.attn(self.norm1(x_BND), functions, block)
-        x_BND = x_BND + (branch_BND if self.ls1 is None else self.ls1(branch_BND))
+        branch_BND = branch_BND if self.ls1 is None else self.ls1(branch_BND)
+        x_BND = x_BND + (branch_BND if branches_B11 is None else branch_BND * branches_B11[0])
         branch_BND = self.mlp(self.norm2(x_BND), functions, block)
-        return x_BND + (branch_BND if self.ls2 is None else self.ls2(branch_BND))
+        branch_BND = branch_BND if self.ls2 is None else self.ls2(branch_BND)
+        return x_BND + (branch_BND if branches_B11 is None else branch_BND * branches_B11[1])
 
 
 class VisionTransformer(nn.Module):
@@ -188,7 +195,8 @@ class VisionTransformer(nn.Module):
         self.pre_logits = Representation(variant) if variant.representation else None
         self.head = nn.Linear(variant.representation or variant.width, num_classes) if num_classes else None
 
-    def forward(self, images_BCYX: Tensor) -> Tensor:
+    def forward(self, images_BCYX: Tensor, keep_BK: Tensor | None = None) -> Tensor:
+        """`keep_BK`, int64, are the patches that each sample keeps (patch dropout, arXiv 2208.07220); None: all."""
         self._check(images_BCYX)
         x_BND = self.patch_embed(self._as_trained(images_BCYX))
         if self.cls_token is not None:
@@ -198,13 +206,31 @@ class VisionTransformer(nn.Module):
         x_BND = x_BND + self.pos_embed
         if self.training and self.variant.dropout > 0.0:
             x_BND = self.functions.dropout(x_BND, self.variant.dropout, _site(self.variant.depth, 0))
+        if keep_BK is not None:
+            x_BND = self._kept(x_BND, keep_BK)
         for number, block in enumerate(self.blocks):
-            x_BND = block(x_BND, self.functions, number)
+            x_BND = block(x_BND, self.functions, number, self._branches(x_BND, number))
         # Each row is normalised by itself, so of the class token's alone only that row need be.
         x_BD = self.norm(x_BND).mean(1) if self.cls_token is None else self.norm(x_BND[:, 0])
         if self.pre_logits is not None:
             x_BD = self.pre_logits(x_BD)
         return x_BD if self.head is None else self.head(x_BD)
+
+    def _kept(self, x_BND: Tensor, keep_BK: Tensor) -> Tensor:
+        """The class token, if any, and the patches that each sample keeps."""
+        slots = 0 if self.cls_token is None else 1
+        patches_BKD = x_BND[:, slots:].gather(1, keep_BK[:, :, None].expand(-1, -1, x_BND.shape[-1]))
+        return torch.cat([x_BND[:, :slots], patches_BKD], dim=1) if slots else patches_BKD
+
+    def _branches(self, x_BND: Tensor, block: int) -> tuple[Tensor, Tensor] | None:
+        """The factors of a block's branches, (B, 1, 1) each; None where none are dropped. Made here and not in the block: a
+        rate of its own would be one more compilation each."""
+        rate = self.variant.drop_path * block / max(self.variant.depth - 1, 1) if self.training else 0.0
+        if rate == 0.0:
+            return None
+        ones_B11 = torch.ones_like(x_BND[:, :1, :1])
+        site = DROP_PATH_SITES + 2 * block
+        return self.functions.dropout(ones_B11, rate, site), self.functions.dropout(ones_B11, rate, site + 1)
 
     def _as_trained(self, images_BCYX: Tensor) -> Tensor:
         """Pictures in [-1, 1] as the weights were trained to see them, channel by channel."""

@@ -76,6 +76,8 @@ class Executable:
         )
         kinds = [v.ty.kind for v in module.state]
         self._params, self._metrics = kinds.index("params"), kinds.index("metrics")
+        # Evaluation borrows the parameters, or their average, under the name that they have in the step.
+        self._evaluated = [v.name for v in module.state].index(module["eval"].params[0].name)
 
     @property
     def params_name(self) -> str:
@@ -109,7 +111,7 @@ class Executable:
         """Run the evaluation split's `steps` batches, counting into the state's metrics; parameters are borrowed."""
         cursor, metrics = 0, state[self._metrics]
         for _ in range(steps):
-            cursor, metrics = self._eval(state[self._params], cursor, metrics)
+            cursor, metrics = self._eval(state[self._evaluated], cursor, metrics)
         return self._with_metrics(state, metrics)
 
     def log(self, state: State) -> tuple[State, dict[str, float]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-LINEAR = frozenset({"params", "opt", "grads", "tape", "key", "cursor", "metrics"})
+LINEAR = frozenset({"params", "opt", "ema", "grads", "tape", "key", "cursor", "metrics"})
 FREE = frozenset({"batch", "logits", "scalar", "flag", "hyper", "report"})
 
 # The ops that carry control flow or are placed by lowering; they have no entry in the op table of `ops.py`.
@@ -119,12 +119,15 @@ class Program:
 @dataclass(frozen=True)
 class Group:
     """A parameter group: the parameters whose name matches `pattern` (first group wins), with multiples of the
-    learning rate and weight decay."""
+    learning rate and weight decay, and the kind of optimizer where it is another than the module's. What is `frozen` is
+    not trained: it has no gradient, no optimizer state and no update."""
 
     name: str
     pattern: str = ".*"
     lr: float = 1.0
     weight_decay: float = 1.0
+    kind: str = ""
+    frozen: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,8 @@ class Module:
 
     @property
     def state(self) -> tuple[Value, ...]:
-        """The values that cross from step to step, in order: `train`'s parameters that it consumes."""
-        return tuple(v for v in self["train"].params if v.ty.linear)
+        """The values that cross from step to step, in order: `train`'s parameters that it consumes or that are derived."""
+        return tuple(v for v in self["train"].params if v.ty.linear or v.ty.derived)
 
     @property
     def saved(self) -> tuple[Value, ...]:

@@ -68,7 +68,7 @@ def op(name: str, *, takes: tuple[int, ...] = (), effects: str = "", role: str =
 
 
 SCALAR = Ty("scalar", ("f32",))
-PARAMS = Ty("params", ("f32",))
+PARAMS, KEPT, EMA = Ty("params", ("f32",)), Ty("params", ("f32", "kept")), Ty("ema", ("f32",))
 GRADS = Ty("grads", ("f32", "sum", "partial"))
 HOST, DEV = Ty("batch", ("host",)), Ty("batch", ("dev",))
 CURSOR, KEY, METRICS, TAPE = Ty("cursor"), Ty("key"), Ty("metrics"), Ty("tape")
@@ -99,12 +99,37 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [HOST, a[0]]
 
 
+@op("data.advance", takes=(0,))
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The cursor after the training micro-batch at the cursor, which was read before."""
+    _operands(a, "cursor")
+    return [CURSOR]
+
+
+@op("data.peek", effects="host")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Read the training micro-batch at the cursor and stay there."""
+    _operands(a, "cursor")
+    return [HOST]
+
+
 @op("data.put", effects="transfer")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Copy a batch to the device; bytes become numbers in [-1, 1] there."""
     _operands(a, "batch")
     if not a[0].has("host"):
         raise Bad("V2", "the batch is already on the device; remove this data.put")
+    return [DEV]
+
+
+@op("data.augment", role="(augment)", attrs="do!")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Change the pictures by what the host drew for each row: `do` names it, of flip, erase and mix, joined by |."""
+    _operands(a, "batch")
+    _on_device(a[0])
+    wrong = [part for part in attrs.get("do", "").split("|") if part not in ("flip", "erase", "mix")]
+    if wrong:
+        raise Bad("V2", f"does not know {wrong[0]!r}; name some of flip, erase and mix, joined by |")
     return [DEV]
 
 
@@ -122,7 +147,7 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [PARAMS]
 
 
-@op("model.forward", takes=(2,), role="forward", attrs="label_smoothing")
+@op("model.forward", takes=(2,), role="forward", attrs="label_smoothing loss patch_dropout")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """The training loss of a batch (weighted mean over its rows) and the tape that backward needs."""
     _operands(a, "params", "batch", "key")
@@ -139,8 +164,8 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
 
 @op("model.apply", role="apply")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
-    """The logits of a batch in evaluation mode."""
-    _operands(a, "params", "batch")
+    """The logits of a batch in evaluation mode, by the parameters or their average."""
+    _operands([PARAMS if a[:1] == [EMA] else a[0], *a[1:]] if a else a, "params", "batch")
     _on_device(a[1])
     return [Ty("logits")]
 
@@ -219,10 +244,46 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [a[0], a[1]]
 
 
-@op("metrics.zero")
+@op("params.ascend", takes=(0, 1), role="(ascend)")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
-    """Fresh accumulators on the device."""
+    """The parameters moved by hyper.rho along the gradients' direction, and the old ones, kept."""
+    _operands(a, "params", "grads", "hyper")
+    return [PARAMS, KEPT]
+
+
+@op("params.descend", takes=(0, 1), role="(descend)")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The parameters that were kept, in place of the moved ones."""
+    _operands(a, "params", "params")
+    if a[1] != KEPT:
+        raise Bad("V2", "these parameters were not kept; give the second result of params.ascend")
+    return [PARAMS]
+
+
+@op("ema.init", role="(average)")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """An average of the parameters that begins at their values."""
+    _operands(a, "params")
+    return [EMA]
+
+
+@op("ema.update", takes=(0,), role="(average)")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The average moved towards the parameters: hyper.ema_keep of it stays; it is not moved where the flag is down."""
+    _operands(a, "ema", "params", "hyper", "flag")
+    return [EMA]
+
+
+def _details(attrs: Attrs) -> None:
+    if attrs.get("details", "confusion|bins") != "confusion|bins":
+        raise Bad("V2", f"does not know details={attrs['details']}; write {{details=confusion|bins}}, or leave it out")
+
+
+@op("metrics.zero", attrs="details")
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """Fresh accumulators on the device; `details` has those of an evaluation by class and by confidence too."""
     _operands(a)
+    _details(attrs)
     return [METRICS]
 
 
@@ -233,10 +294,12 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [METRICS]
 
 
-@op("metrics.count", takes=(0,))
+@op("metrics.count", takes=(0,), attrs="details")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
-    """Count right answers and rows of an evaluated batch, each row by its weight."""
+    """Count right answers and rows of an evaluated batch, each row by its weight; `details` counts them by class and by
+    confidence too, in accumulators that were made with it."""
     _operands(a, "metrics", "logits", "batch")
+    _details(attrs)
     _on_device(a[2])
     return [METRICS]
 

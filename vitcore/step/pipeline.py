@@ -17,6 +17,7 @@ from vitcore.step.passes.fold_zero_add import fold_zero_add
 from vitcore.step.passes.form_regions import form_regions
 from vitcore.step.passes.inline_single_repeat import inline_single_repeat
 from vitcore.step.passes.place_marks import place_marks
+from vitcore.step.passes.prefetch import prefetch
 from vitcore.step.passes.seal import seal
 from vitcore.step.verify import verify, verify_module
 
@@ -24,6 +25,7 @@ PIPELINE: tuple[Pass, ...] = (
     inline_single_repeat,
     fold_zero_add,
     begin_lowering,
+    prefetch,
     carry_zero_grads,
     choose_precision,
     choose_implementations,

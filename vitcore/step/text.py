@@ -59,7 +59,9 @@ def print_module(module: Module) -> str:
     lines = [f"module @{module.name}{_attrs(module.attrs)}"]
     for g in module.groups:
         multiples = {"lr": _number(g.lr), "weight_decay": _number(g.weight_decay)}
-        lines.append(f"group @{g.name}" + _attrs({"pattern": g.pattern, **multiples}))
+        more = {"kind": g.kind} if g.kind else {}
+        more |= {"frozen": "yes"} if g.frozen else {}
+        lines.append(f"group @{g.name}" + _attrs({"pattern": g.pattern, **multiples, **more}))
     return "\n".join(lines) + "\n\n" + "\n".join(print_program(p) for p in module.programs)
 
 
@@ -218,8 +220,9 @@ class _Parser:
     def group(self) -> Group:
         line, name, a = self.line(), self.take("<symbol>")[1:], self.attrs()
         try:
-            if len(a) == 3:
-                return Group(name, a["pattern"], float(a["lr"]), float(a["weight_decay"]))
+            if a.keys() <= {"pattern", "lr", "weight_decay", "kind", "frozen"} and a.get("frozen", "yes") == "yes":
+                multiples = float(a["lr"]), float(a["weight_decay"])
+                return Group(name, a["pattern"], *multiples, a.get("kind", ""), "frozen" in a)
         except (KeyError, ValueError):
             pass
         wanted, found = f"{{lr=number, pattern=text, weight_decay=number}} for group @{name}", _attrs(a) or " nothing"

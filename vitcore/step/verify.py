@@ -125,7 +125,7 @@ def verify_module(module: Module) -> Module:
         verify(program)
     state, saved = [v.ty.plain for v in module.state], [v.ty for v in module.saved]
     for name, verb, values, want in (
-        ("train", "returns", [v for v in module["train"].results if v.ty.linear], state),
+        ("train", "returns", [v for v in module["train"].results if v.ty.linear or v.ty.kind == "batch"], state),
         ("init", "returns", module["init"].results, state),
         ("restore", "returns", module["restore"].results, state),
         ("restore", "takes", module["restore"].params, saved),

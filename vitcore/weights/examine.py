@@ -73,8 +73,11 @@ def examine(path: Path, overrides: Mapping[str, Any] | None = None) -> Weights:
     file, said, beside = _open(path)
     changes = dict(overrides or {})
     if said is not None:
-        names = {n.removeprefix(own.PARAMETERS): a for n, a in file.arrays.items() if not n.startswith(_OTHER_STATE)}
-        return _checked(file, "vitcore", names, said, own.pieces, (), {}, changes)
+        averaged = any(n.startswith(own.AVERAGE) for n in file.arrays)
+        prefix, other = (own.AVERAGE, own.PARAMETERS) if averaged else (own.PARAMETERS, own.AVERAGE)
+        names = {n.removeprefix(prefix): a for n, a in file.arrays.items() if not n.startswith((*_OTHER_STATE, other))}
+        notes = ("these are the moving average of the run's parameters, as its evaluations were",) if averaged else ()
+        return _checked(file, "vitcore", names, said, own.pieces, notes, {}, changes)
     layout = next((known for known in LAYOUTS if known.matches(file.arrays)), None)
     if layout is None:
         some = ", ".join(repr(n) for n in list(file.arrays)[:3]) or "no arrays"
@@ -86,7 +89,7 @@ def examine(path: Path, overrides: Mapping[str, Any] | None = None) -> Weights:
     return _checked(file, layout.name, arrays, found, layout.pieces, notes, beside.get("config", {}), changes)
 
 
-_OTHER_STATE = ("opt/", "metrics/", "ema/")
+_OTHER_STATE = ("opt/", "metrics/")
 
 
 def _open(path: Path) -> tuple[WeightFile, Found | None, dict[str, Any]]:

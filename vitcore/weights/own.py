@@ -21,6 +21,8 @@ KEY = "vitcore"
 """Of the safetensors header, and of a checkpoint's facts: what the model is, as JSON."""
 PARAMETERS = "params/"
 """Before the names of a checkpoint's parameters."""
+AVERAGE = "ema/"
+"""Before the names of their moving average, where a run keeps one: it is what the run evaluates, so it is its model."""
 # A description is checked against the arrays block by block: it must not say more of them than any model has.
 _MOST_BLOCKS = 10_000
 

@@ -36,6 +36,7 @@ def test_the_shipped_passes_are_these() -> None:
         "inline_single_repeat",
         "fold_zero_add",
         "begin_lowering",
+        "prefetch",
         "carry_zero_grads",
         "choose_precision",
         "choose_implementations",
@@ -57,7 +58,7 @@ def test_the_log_numbers_each_pass_and_says_what_it_changed(backends: dict[str, 
         "01 inline_single_repeat (exact) @log: unchanged",
         "01 inline_single_repeat (exact) @restore: unchanged",
     ]
-    assert lowering.log[-1] == "09 seal (placement) @restore: changed"
+    assert lowering.log[-1] == "10 seal (placement) @restore: changed"
     assert [title for title, _ in lowering.dumps] == [line for line in lowering.log if line.endswith(": changed")]
     assert lowering.dumps[-1][1].startswith("lowered:hpu-lazy @restore(")
 

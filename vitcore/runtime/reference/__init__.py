@@ -27,7 +27,10 @@ def _by_one(op: Op, world: World) -> bool | str:
 
 REFERENCE: tuple[Kernel, ...] = (
     Kernel("data.next", "reference", f"{_HERE}.data:next_batch"),
+    Kernel("data.peek", "reference", f"{_HERE}.data:peek"),
+    Kernel("data.advance", "reference", f"{_HERE}.data:advance"),
     Kernel("data.put", "reference", f"{_HERE}.data:put"),
+    Kernel("data.augment", "reference", f"{_HERE}.augment:augment"),
     Kernel("rng.split", "reference", f"{_HERE}.data:split"),
     Kernel("model.init", "reference", f"{_HERE}.model:init"),
     Kernel("model.forward", "autograd", f"{_HERE}.model:forward"),
@@ -44,6 +47,10 @@ REFERENCE: tuple[Kernel, ...] = (
     Kernel("health.check", "reference", f"{_HERE}.metrics:health_check"),
     Kernel("opt.init", "reference", f"{_HERE}.optim:init"),
     Kernel("opt.update", "reference", f"{_HERE}.optim:update"),
+    Kernel("params.ascend", "reference", f"{_HERE}.params:ascend"),
+    Kernel("params.descend", "identity", f"{_HERE}.params:descend"),
+    Kernel("ema.init", "reference", f"{_HERE}.params:average"),
+    Kernel("ema.update", "reference", f"{_HERE}.params:update_average"),
     Kernel("metrics.zero", "reference", f"{_HERE}.metrics:zero"),
     Kernel("metrics.add", "reference", f"{_HERE}.metrics:add"),
     Kernel("metrics.count", "reference", f"{_HERE}.metrics:count"),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from vitcore.data.batch import Batch
+    from vitcore.data.feed import Feed
     from vitcore.runtime.runtime import Runtime
 
 
@@ -22,19 +23,36 @@ class Key(NamedTuple):
 class DeviceBatch(NamedTuple):
     """A batch on the device: images [B, C, H, W] f32 in [-1, 1], labels [B] int64, weight [B] f32 (0: not an image).
 
-    `positions` [B] stays on the host: the draws of a sample are made from (seed, position) there.
+    `positions` [B] stays on the host: the draws of a sample are made from (seed, position) there. `draws` are what
+    `vitcore.data.draws` drew there for the augmentation on the device.
     """
 
     images: Tensor
     labels: Tensor
     weight: Tensor
     positions: Tensor
+    draws: dict[str, Tensor] = {}  # noqa: RUF012  (never written; the default of a NamedTuple)
 
 
 def next_batch(rt: Runtime, cursor: int, split: str = "train") -> tuple[Batch, int]:
     """The batch at `cursor` (a global sample position) and the cursor after it."""
+    feed = _feed(rt)
+    return feed.next_train(cursor) if split == "train" else feed.next_eval(cursor)
+
+
+def peek(rt: Runtime, cursor: int) -> Batch:
+    """The training batch at `cursor`, a global sample position."""
+    return _feed(rt).next_train(cursor)[0]
+
+
+def advance(rt: Runtime, cursor: int) -> int:
+    """The cursor after the training batch at `cursor`."""
+    return _feed(rt).after_train(cursor)
+
+
+def _feed(rt: Runtime) -> Feed:
     assert rt.feed is not None, "a runtime without data cannot read a batch"
-    return rt.feed.next_train(cursor) if split == "train" else rt.feed.next_eval(cursor)
+    return rt.feed
 
 
 def put(rt: Runtime, batch: Batch) -> DeviceBatch:
@@ -42,8 +60,9 @@ def put(rt: Runtime, batch: Batch) -> DeviceBatch:
     images = batch.images.to(rt.device, non_blocking=True)
     if images.dtype == torch.uint8:
         images = images.to(torch.float32) / 127.5 - 1
-    labels = batch.labels.to(rt.device, non_blocking=True)
-    return DeviceBatch(images, labels, batch.weight.to(rt.device, non_blocking=True), batch.positions)
+    labels, weight = (t.to(rt.device, non_blocking=True) for t in (batch.labels, batch.weight))
+    draws = {name: t.to(rt.device, non_blocking=True) for name, t in batch.draws.items()}
+    return DeviceBatch(images, labels, weight, batch.positions, draws)
 
 
 def split(rt: Runtime, key: Key, stream: str = "model") -> tuple[Key, Key]:

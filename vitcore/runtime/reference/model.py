@@ -12,7 +12,7 @@ from torch import Tensor
 from vitcore.data.order import sample_keys
 from vitcore.model.dropout import dropout_keys
 from vitcore.model.init import init_parameters
-from vitcore.model.loss import cross_entropy
+from vitcore.model.loss import LOSSES, Mixed
 from vitcore.runtime.casts import ExplicitCasts
 from vitcore.runtime.reference.data import DeviceBatch, Key
 
@@ -50,23 +50,25 @@ def _keys(rt: Runtime, batch: DeviceBatch, key: Key) -> AbstractContextManager:
 
 def forward(
     rt: Runtime, params: Params, batch: DeviceBatch, key: Key, autocast: str | None = None, casts: str | None = None,
-    attention: str | None = None, dropout: str | None = None, label_smoothing: float = 0.0,
+    attention: str | None = None, dropout: str | None = None, label_smoothing: float = 0.0, loss: str = "softmax",
+    patch_dropout: float = 0.0,
 ) -> tuple[Tensor, Tape]:  # fmt: skip
-    """The mean cross-entropy over the rows of weight 1, and the tape."""
+    """The mean loss over the rows of weight 1, and the tape. Which patches `patch_dropout` keeps, the host drew."""
     rt.bind(params, training=True, attention=attention, dropout=dropout)
     with _keys(rt, batch, key), _precision(rt, autocast, casts):
-        logits = rt.model(batch.images)
+        logits = rt.model(batch.images, batch.draws["keep"] if patch_dropout else None)
+    mixed = Mixed(batch.draws["partner"], batch.draws["own"]) if "partner" in batch.draws else None
     # Outside of it: some devices' autocast narrows products and means, and with them the loss.
-    loss = cross_entropy(logits, batch.labels, batch.weight, label_smoothing)
-    return loss.detach(), Tape(loss, params)
+    value = LOSSES[loss](logits, batch.labels, batch.weight, label_smoothing, mixed)
+    return value.detach(), Tape(value, params)
 
 
 def backward(rt: Runtime, tape: Tape) -> list[Tensor]:
-    """Gradients into fresh buffers, one per parameter."""
+    """Gradients into fresh buffers, one a parameter that is not frozen."""
     # A worker's thread lets go of its last tensors a moment after it is done. Where the device is flushed in that moment they
     # are outputs of the graph, which is then another one and compiled anew.
     with torch.autograd.set_multithreading_enabled(not rt.backend.lazy):
-        return list(torch.autograd.grad(tape.loss, tape.params))
+        return rt.bundle(torch.autograd.grad(tape.loss, [tape.params[i] for i in rt.trained]))
 
 
 def apply(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vitcore.backend import Kernel
 from vitcore.errors import VitcoreError
-from vitcore.step.formulas import declared
+from vitcore.formulas import declared
 from vitcore.step.ir import FLOW, Op, Program
 from vitcore.step.lowering import Lowering, lowering_pass
 from vitcore.step.ops import FUNCTIONS

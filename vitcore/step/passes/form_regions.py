@@ -10,8 +10,8 @@ from vitcore.step.ir import FLOW, Op, Program, Value, rename, values, walk
 from vitcore.step.lowering import Lowering, lowering_pass
 from vitcore.step.ops import OPS
 
-# Ops of the host stand between regions: reading, copying and splitting keys is work of the host.
-_HOST_OPS = frozenset({"rng.split"})
+# Ops of the host stand between regions: reading, copying, splitting keys and counting are work of the host.
+_HOST_OPS = frozenset({"rng.split", "data.advance"})
 
 
 @lowering_pass("exact")
