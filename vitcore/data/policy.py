@@ -72,16 +72,22 @@ def blur(picture_CHW: Tensor, sigma: float) -> Tensor:
 
 
 def jitter(picture_CHW: Tensor, draws: Sequence[float], width: float) -> Tensor:
-    """Brightness, contrast and saturation, each times a factor from max(0, 1 - width) to 1 + width, in a drawn order.
-
-    torchvision's ColorJitter without hue. `draws`: three for the factors, one for the order.
-    """
+    """Brightness, contrast and saturation, each times its factor: torchvision's ColorJitter without hue."""
     functional = _functional()
     changes = (functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation)
-    low, high = max(0.0, 1.0 - width), 1.0 + width
-    for which in JITTER_ORDERS[int(draws[3] * len(JITTER_ORDERS))]:
-        picture_CHW = changes[which](picture_CHW, low + draws[which] * (high - low))
+    for which, factor in jitter_choice(draws, width):
+        picture_CHW = changes[which](picture_CHW, factor)
     return picture_CHW
+
+
+def jitter_choice(draws: Sequence[float], width: float) -> list[tuple[int, float]]:
+    """The changes, 0 brightness, 1 contrast, 2 saturation, in their order, each with its factor.
+
+    `draws`, uniform in [0, 1): one for each factor, from max(0, 1 - width) to 1 + width, and one for the order.
+    """
+    low, high = max(0.0, 1.0 - width), 1.0 + width
+    order = JITTER_ORDERS[int(draws[3] * len(JITTER_ORDERS))]
+    return [(which, low + draws[which] * (high - low)) for which in order]
 
 
 class Op(NamedTuple):

@@ -4,21 +4,23 @@ import numpy as np
 import pytest
 import torch
 
+from vitcore.config import Config
 from vitcore.data.augment import CROP_DRAWS, Augment, crop_box, draw_affine, draw_flips
 from vitcore.data.order import draw_uniform
-from vitcore.data.warp import affine_batch, flip_batch, gain_batch
+from vitcore.data.warp import affine_batch, gain_batch
 from vitcore.errors import VitcoreError
+from vitcore.session import augmentation
 
-FULL = Augment(rotate=20.0, scale=(0.8, 1.2), shear=10.0, translate=2.0, flip=True)
+FULL = Augment(rotate=20.0, scale=(0.8, 1.2), shear=10.0, translate=2.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 17)])
 def test_a_picture_does_not_depend_on_the_batch_around_it(shape: tuple[int, ...]) -> None:
     images = torch.rand(37, *shape, generator=torch.Generator().manual_seed(0))
     positions = np.arange(100, 137)
-    whole = affine_batch(flip_batch(images, 5, positions), 5, positions, FULL)
+    whole = affine_batch(images, 5, positions, FULL)
     for rows in ([0], [36], [3, 4, 5], [20, 7], list(range(1, 37))):
-        part = affine_batch(flip_batch(images[rows], 5, positions[rows]), 5, positions[rows], FULL)
+        part = affine_batch(images[rows], 5, positions[rows], FULL)
         assert torch.equal(part, whole[rows])
 
 
@@ -59,10 +61,6 @@ def test_the_matrix_stays_inside_its_ranges() -> None:
 def test_half_of_the_pictures_are_mirrored() -> None:
     flips = draw_flips(1, np.arange(10000))
     assert abs(flips.mean() - 0.5) < 0.025
-    images = torch.arange(4, dtype=torch.uint8).expand(10000, 1, 1, 4)
-    mirrored = flip_batch(images, 1, np.arange(10000))
-    assert mirrored.dtype == torch.uint8
-    assert torch.equal(mirrored[:, 0, 0, 0] == 3, torch.from_numpy(flips))
 
 
 def test_crops_fit_and_have_the_area_and_ratio_they_should() -> None:
@@ -92,6 +90,16 @@ def test_a_crop_of_an_odd_picture_falls_back_to_its_centre(height: int, width: i
         ({"scale": (0.0, 1.0)}, "is not a range; give"),
         ({"crop": (0.0, 1.0)}, "is not a range of shares"),
         ({"crop": (0.5, 1.5)}, "is not a range of shares"),
+        ({"policy": "auto"}, "policy='auto' is unknown; choose one of none, randaugment, three"),
+        ({"ops": 0}, "ops=0 is no chain"),
+        ({"magnitude": 31}, "magnitude=31 is not on RandAugment's scale; give one from 0 to 30"),
+        ({"magnitude": -1}, "magnitude=-1 is not on"),
+        ({"jitter": -0.1}, "jitter=-0.1 is negative; give the size"),
+        ({"mixup": -0.1}, "mixup=-0.1 is negative; give its alpha"),
+        ({"cutmix": -1.0}, "cutmix=-1.0 is negative; give its alpha"),
+        ({"mix_probability": 1.5}, "mix_probability=1.5 is no probability"),
+        ({"erase": -0.5}, "erase=-0.5 is no probability"),
+        ({"patch_dropout": 1.0}, "patch_dropout=1.0 leaves no patch"),
     ],
 )
 def test_numbers_that_are_no_augmentation_are_refused(fields: dict, words: str) -> None:
@@ -108,3 +116,49 @@ def test_gain_brightens_each_picture_by_its_own_factor_and_stops_at_white() -> N
     assert gain_batch(torch.ones(8, 1, 2, 2), 3, np.arange(8), Augment(gain=0.5)).max() == 1.0
     part = gain_batch(images[5:9], 3, np.arange(5, 9), Augment(gain=0.5))
     assert torch.equal(part, bright[5:9])
+
+
+def test_the_settings_of_a_run_become_what_is_done() -> None:
+    assert augmentation(Config()) is None
+    config = Config(
+        augment_rotate=1.0, augment_scale=(0.5, 2.0), augment_shear=2.0, augment_translate=3.0, augment_gain=0.5,
+        augment_flip=True, augment_crop=(0.1, 1.0), augment_policy="randaugment", randaugment_ops=3,
+        randaugment_magnitude=15, color_jitter=0.3, mixup=0.8, cutmix=1.0, mix_probability=0.5, erase=0.25,
+        patch_dropout=0.4,
+    )  # fmt: skip
+    assert augmentation(config) == Augment(
+        rotate=1.0, scale=(0.5, 2.0), shear=2.0, translate=3.0, gain=0.5, flip=True, crop=(0.1, 1.0),
+        policy="randaugment", ops=3, magnitude=15, jitter=0.3, mixup=0.8, cutmix=1.0, mix_probability=0.5, erase=0.25,
+        patch_dropout=0.4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({}, ()),
+        ({"augment_crop": (0.1, 1.0), "color_jitter": 0.3, "patch_dropout": 0.5}, ()),
+        ({"cutmix": 1.0, "mix_probability": 0.0}, ("mix",)),
+        ({"mixup": 0.8, "erase": 0.25, "augment_flip": True}, ("flip", "erase", "mix")),
+    ],
+)
+def test_the_step_and_the_draws_agree_on_what_the_device_does(fields: dict, parts: tuple[str, ...]) -> None:
+    config = Config(**fields)
+    chosen = augmentation(config)
+    assert config.on_device == parts
+    assert (() if chosen is None else chosen.on_device) == parts
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"crop": (0.1, 1.0)}, "digits: random crops are for folders"),
+        ({"policy": "three"}, "digits: policies and color jitter are for pictures that are decoded"),
+        ({"jitter": 0.4}, "digits: policies and color jitter"),
+    ],
+)
+def test_data_that_is_not_decoded_refuses_what_decoding_does(fields: dict, words: str) -> None:
+    with pytest.raises(VitcoreError, match=words):
+        Augment(**fields).without_decoding("digits")
+    plain = Augment(rotate=3.0, flip=True, mixup=0.8, erase=0.5, patch_dropout=0.5)
+    assert plain.without_decoding("digits") is plain
