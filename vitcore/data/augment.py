@@ -12,7 +12,7 @@ from vitcore.errors import VitcoreError
 
 # Streams of draw_uniform; never renumber one, or the same seed gives other pictures.
 FLIP_STREAM, AFFINE_STREAM, CROP_STREAM, GAIN_STREAM = 1, 2, 3, 4
-MIX_STREAM, ERASE_STREAM, KEEP_STREAM, POLICY_STREAM, JITTER_STREAM = 5, 6, 7, 8, 9
+MIX_STREAM, ERASE_STREAM, KEEP_STREAM, POLICY_STREAM, JITTER_STREAM, REPLACE_STREAM = 5, 6, 7, 8, 9, 10
 
 # Width over height of a random crop, as in the original recipe.
 CROP_RATIO = (3.0 / 4.0, 4.0 / 3.0)
