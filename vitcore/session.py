@@ -162,5 +162,8 @@ def augmentation(config: Config) -> Augment | None:
         rotate=config.augment_rotate, scale=config.augment_scale, shear=config.augment_shear,
         translate=config.augment_translate, gain=config.augment_gain,
         flip=config.augment_flip, crop=config.augment_crop,
+        policy=config.augment_policy, ops=config.randaugment_ops, magnitude=config.randaugment_magnitude,
+        jitter=config.color_jitter, mixup=config.mixup, cutmix=config.cutmix, mix_probability=config.mix_probability,
+        erase=config.erase, patch_dropout=config.patch_dropout,
     )  # fmt: skip
     return None if asdict(chosen) == asdict(Augment()) else chosen
