@@ -43,9 +43,8 @@ def draw_batch(
     if augment.mixes:
         check_pairs(positions)
         read = (weight != 0).numpy()
-        mixed = _mixes(seed, positions, read & read.reshape(-1, 2)[:, ::-1].reshape(-1), augment, size)
-        draws |= {name: _float32([row[at] for row in mixed]) for at, name in enumerate(("blend", "box", "own"))}
-        draws["box"] = draws["box"].reshape(-1, 4)
+        blend, box, own = _mixes(seed, positions, read & read.reshape(-1, 2)[:, ::-1].reshape(-1), augment, size)
+        draws |= {"blend": _float32(blend), "box": _float32(box).reshape(-1, 4), "own": _float32(own)}
     if augment.erase > 0.0:
         draws["erase"] = _float32(_erased(seed, positions, augment.erase, size)).reshape(-1, 4)
     if augment.patch_dropout > 0.0:
@@ -126,23 +125,21 @@ def draw_kept(seed: int, positions: Int64s, tokens: int, rate: float) -> Int64s:
 
 def _mixes(
     seed: int, positions: Int64s, allowed: npt.NDArray[np.bool_], augment: Augment, size: tuple[int, int]
-) -> list[tuple[float, Box, float]]:
-    """blend, box and own of each row."""
+) -> tuple[list[float], list[Box], list[float]]:
+    """blend, box and own of the rows."""
     both = augment.mixup > 0.0 and augment.cutmix > 0.0
-    rows = []
-    for may, draws in zip(allowed.tolist(), draw_uniform(seed, positions, MIX_STREAM, 6).tolist(), strict=True):
+    blends, boxes, owns = [1.0] * len(positions), [NO_BOX] * len(positions), [1.0] * len(positions)
+    for row, draws in enumerate(draw_uniform(seed, positions, MIX_STREAM, 6).tolist()):
         chance, which, level, turn, down, right = draws
-        if not may or chance >= augment.mix_probability:
-            rows.append((1.0, NO_BOX, 1.0))
-        elif which < 0.5 if both else augment.mixup > 0.0:
-            own = symmetric_beta(augment.mixup, level, turn)
-            rows.append((own, NO_BOX, own))
+        if not allowed[row] or chance >= augment.mix_probability:
+            continue
+        if which < 0.5 if both else augment.mixup > 0.0:
+            blends[row] = owns[row] = symmetric_beta(augment.mixup, level, turn)
         else:
-            box = cut_box(1.0 - symmetric_beta(augment.cutmix, level, turn), down, right, size)
+            boxes[row] = box = cut_box(1.0 - symmetric_beta(augment.cutmix, level, turn), down, right, size)
             # The share of what is really cut out, at an edge or after rounding.
-            own = 1.0 - (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
-            rows.append((1.0, box, own))
-    return rows
+            owns[row] = 1.0 - (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
+    return blends, boxes, owns
 
 
 def _erased(seed: int, positions: Int64s, probability: float, size: tuple[int, int]) -> list[Box]:
