@@ -44,14 +44,10 @@ class Recipe:
 
     def train(self, **settings: Any) -> Result:
         """Train to the end; what `python -m vitcore.train` does."""
-        from vitcore.plan import make_plan
-        from vitcore.runtime.opening import set_environment
+        from vitcore import stages
+        from vitcore.commandline import say
 
-        plan = make_plan(self.config(**settings))
-        set_environment(plan.backend, plan.plugins)
-        from vitcore.training import train
-
-        return train(plan)
+        return stages.run(self.config(**settings), say=say)
 
     def lower(self, backend: str, **settings: Any) -> str:
         """The lowered programs for a backend, as text, on any machine and without torch."""

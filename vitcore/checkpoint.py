@@ -44,18 +44,18 @@ class Checkpoint:
 
 
 def flatten(saved: Mapping[str, Any], kinds: Mapping[str, str], names: Sequence[str]) -> tuple[dict, dict]:
-    """(tensors by flat name, plain values) of a state: `params/<name>`, `opt/<slot>/<name>`, `metrics/<slot>`."""
+    """(tensors by flat name, plain values) of a state: `params/<name>`, `ema/<name>`, `opt/<slot>/<name>`, `metrics/<slot>`."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     for key, value in saved.items():
         kind = kinds[key]
-        if kind == "params":
-            tensors.update({f"params/{n}": t for n, t in zip(names, value, strict=True)})
+        if kind in ("params", "ema"):
+            tensors.update({f"{kind}/{n}": t for n, t in zip(names, value, strict=True)})
         elif kind == "opt":
             for slot, some in value.items():
                 each = len(some) == len(names)
                 keys = [f"opt/{slot}/{n}" for n in names] if each else [f"opt/{slot}"]
-                tensors.update(zip(keys, some, strict=True))
+                tensors.update({k: t for k, t in zip(keys, some, strict=True) if t is not None})
         elif kind == "metrics":
             tensors.update({f"metrics/{slot}": t for slot, t in value.items()})
         else:
@@ -163,27 +163,30 @@ def check_tensors(path: Path, record: Mapping[str, Any]) -> None:
 
 def unflatten(
     checkpoint: Checkpoint, state: Sequence[Value], names: Sequence[str], shapes: Sequence[torch.Size],
-    slots: Mapping[str, bool], device: torch.device,
+    slots: Mapping[str, Sequence[int] | None], device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
-    """Saved values by name, on the device. `slots`: the optimizer's slots, and whether each has a tensor a parameter.
+    """Saved values by name, on the device. `slots`: the optimizer's slots, each with the positions of the parameters that it
+    has a tensor for (the others have None), or None where it is one tensor.
 
     A checkpoint of another model or optimizer is refused with the first key that differs.
     """
-    want: dict[str, torch.Size] = {f"params/{n}": s for n, s in zip(names, shapes, strict=True)}
-    for slot, each in slots.items():
-        want.update({f"opt/{slot}/{n}": s for n, s in zip(names, shapes, strict=True)} if each
-                    else {f"opt/{slot}": torch.Size()})  # fmt: skip
+    bundles = [v.ty.kind for v in state if v.ty.kind in ("params", "ema")]
+    want = {f"{kind}/{n}": s for kind in bundles for n, s in zip(names, shapes, strict=True)}
+    for slot, where in slots.items():
+        want.update({f"opt/{slot}": torch.Size()} if where is None
+                    else {f"opt/{slot}/{names[i]}": shapes[i] for i in where})  # fmt: skip
     want.update({f"metrics/{slot}": torch.Size() for slot in SLOTS})
     _same(checkpoint, want)
     t = {n: x.to(device) for n, x in checkpoint.tensors.items()}
     out: dict[str, Any] = {}
     for v in state:
         kind = v.ty.kind
-        if kind == "params":
-            out[v.name] = tuple(t[f"params/{n}"] for n in names)
+        if kind in ("params", "ema"):
+            out[v.name] = tuple(t[f"{kind}/{n}"] for n in names)
         elif kind == "opt":
             out[v.name] = {
-                s: tuple(t[f"opt/{s}/{n}"] for n in names) if each else (t[f"opt/{s}"],) for s, each in slots.items()
+                s: (t[f"opt/{s}"],) if where is None else tuple(t.get(f"opt/{s}/{n}") for n in names)
+                for s, where in slots.items()
             }
         elif kind == "metrics":
             out[v.name] = {s: t[f"metrics/{s}"] for s in SLOTS}

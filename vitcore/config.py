@@ -14,6 +14,8 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vitcore.errors import VitcoreError, nearest
+from vitcore.groups import UNDECAYED, parameter_groups
+from vitcore.model.variants import find_variant
 from vitcore.step.build import OPTIMIZERS, StepSpec
 from vitcore.step.ir import Group
 
@@ -265,18 +267,34 @@ class Config:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The parameter groups: all alike, or those that are not decayed apart."""
-        if self.decay_norms_and_biases or not self.weight_decay:
-            return (Group("all"),)
-        return (Group("undecayed", r"bias$|norm|cls_token|pos_embed|gamma$", weight_decay=0.0), Group("decayed"))
+        """The parameter groups; VitcoreError where they need the model's depth and only a file knows it."""
+        depth = 0
+        if self.layer_decay != 1:
+            if self.model_type is None:
+                raise VitcoreError(f"--layer_decay {self.layer_decay} needs the number of the model's blocks before its file is "
+                                   "read; give --model_type, such as ViT-B_16")  # fmt: skip
+            depth = find_variant(self.model_type).depth
+        undecayed = [*([] if self.decay_norms_and_biases else [UNDECAYED]), *([self.no_decay] if self.no_decay else [])]
+        return parameter_groups(
+            self.optimizer, freeze=self.freeze, layer_decay=self.layer_decay, depth=depth,
+            undecayed="|".join(undecayed) if self.weight_decay and undecayed else None,
+        )  # fmt: skip
 
     @property
     def spec(self) -> StepSpec:
         """What the step's programs depend on."""
         return StepSpec(
             name=self.recipe_name, optimizer=self.optimizer, accumulation=self.gradient_accumulation_steps,
-            clip=self.max_grad_norm > 0, label_smoothing=self.label_smoothing, groups=self.groups,
+            clip=self.max_grad_norm > 0, label_smoothing=self.label_smoothing, loss=self.loss,
+            patch_dropout=self.patch_dropout, augment=self.on_device, ema=self.ema > 0, sam=self.sam_rho > 0,
+            groups=self.groups,
         )  # fmt: skip
+
+    @property
+    def on_device(self) -> tuple[str, ...]:
+        """What is done to a batch on the device, in this order."""
+        asked = {"flip": self.augment_flip, "erase": self.erase > 0, "mix": self.mixup > 0 or self.cutmix > 0}
+        return tuple(name for name, yes in asked.items() if yes)
 
     @property
     def recipe_name(self) -> str:
@@ -284,11 +302,16 @@ class Config:
         stem = (self.recipe or "run").replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
         return "".join(c if c.isalnum() or c in "_-" else "_" for c in stem)
 
-    @property
-    def hypers(self) -> dict[str, float]:
-        """The scalars of `%hyper` that do not follow a schedule."""
-        fixed = {n: float(getattr(self, n)) for n in OPTIMIZERS[self.optimizer] if n != "lr"}
-        return {**fixed, "max_norm": self.max_grad_norm} if self.max_grad_norm > 0 else fixed
+    def hypers(self, step: int) -> dict[str, float]:
+        """The scalars of `%hyper` at optimizer step `step`, counted from 0, but for the learning rate.
+
+        An average of the parameters keeps less of itself at first, min(ema, (1 + step) / (10 + step)), so that it does not
+        remember the first parameters for long (TensorFlow's ExponentialMovingAverage).
+        """
+        values = {n: float(getattr(self, n)) for n in OPTIMIZERS[self.optimizer] if n != "lr"}
+        values |= {"max_norm": self.max_grad_norm} if self.max_grad_norm > 0 else {}
+        values |= {"ema_keep": min(self.ema, (1 + step) / (10 + step))} if self.ema > 0 else {}
+        return {**values, "rho": self.sam_rho} if self.sam_rho > 0 else values
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -297,7 +320,7 @@ class Config:
 
 def _check_pattern(name: str, pattern: str | None) -> None:
     try:
-        re.compile(pattern or "")
+        re.compile(f"(?:{pattern or ''})")  # as a part of others, as the groups' patterns take it
     except re.error as e:
         raise VitcoreError(f"--{name} {pattern!r} is no regular expression ({e}); correct it, as in '^head'") from e
 

@@ -49,6 +49,13 @@ def find_origin(config: Config) -> Origin:
     return Origin(_with_rates(config, variant), weights)
 
 
+def after_probe(config: Config) -> Origin:
+    """The model of a stage that trained the head alone, whose checkpoint is `pretrained_dir`, with that head."""
+    assert config.pretrained_dir is not None
+    weights = examine(Path(config.pretrained_dir))
+    return Origin(_with_rates(config, weights.variant), weights, keep_head=True)
+
+
 def _agree(config: Config, where: str, held: Variant, representation: int | None) -> None:
     """Refuse a model type, pooling or representation that is stated and not the file's; None is any representation."""
     if config.model_type is not None:

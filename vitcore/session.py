@@ -22,7 +22,7 @@ from vitcore.plan import Plan
 from vitcore.runtime.distributed import close_group, open_group
 from vitcore.runtime.executable import Executable, State
 from vitcore.runtime.opening import open_backend
-from vitcore.runtime.reference.optim import PER_PARAMETER
+from vitcore.runtime.reference.optim import slots
 from vitcore.weights import own
 from vitcore.weights.load import empty_model, fill
 
@@ -46,7 +46,7 @@ class Session:
         open_backend(plan.backend, plan.plugins)
         if config.threads:
             torch.set_num_threads(config.threads)
-        open_group(plan.backend, plan.world)
+        self._joined = open_group(plan.backend, plan.world)
         self.feed = Feed(
             self.dataset, seed=config.seed, micro_batch=config.micro_batch,
             accumulation=config.gradient_accumulation_steps, world_size=plan.world.size, rank=plan.world.rank,
@@ -62,7 +62,8 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self.executable.close()
-        close_group()
+        if self._joined:
+            close_group()
 
     def start(self) -> tuple[State, list[str]]:
         """Fresh state, filled from weights where the origin has some, and what is to be said of those."""
@@ -79,7 +80,10 @@ class Session:
                 if name not in held:
                     filled[name].copy_(drawn)
         said = fill(model, weights, self.config.position_resampling, head=self.origin.keep_head)
-        values = {**saved, exe.params_name: tuple(filled[n].detach() for n in exe.rt.names)}
+        values = dict(saved)
+        for v in exe.module.saved:
+            if v.ty.kind in ("params", "ema"):  # an average begins at the parameters
+                values[v.name] = tuple(filled[n].detach().to(exe.rt.device, copy=True) for n in exe.rt.names)
         self.started_from = f"{weights.path} ({weights.layout})"
         computed = f"computed with {self.variant.arithmetic}"
         return exe.restore(values), [f"weights of {self.started_from}, {computed}", *said, *weights.notes]
@@ -119,11 +123,9 @@ class Session:
     def load(self, path: Path) -> tuple[State, checkpoint.Checkpoint]:
         """The state of a checkpoint, on the device; what is derived is rebuilt."""
         exe, found = self.executable, checkpoint.load(path)
-        each = dict.fromkeys(PER_PARAMETER[self.config.optimizer], True)
-        slots = {**each, "step": False} if self.config.optimizer == "adamw" else each
         shapes = [t.shape for t in exe.rt.own_params()]
         self.started_from = found.facts.get("weights")
-        saved = checkpoint.unflatten(found, exe.module.saved, exe.rt.names, shapes, slots, exe.rt.device)
+        saved = checkpoint.unflatten(found, exe.module.saved, exe.rt.names, shapes, slots(exe.rt.groups), exe.rt.device)
         return exe.restore(saved), found
 
     def evaluate(self, state: State) -> tuple[State, dict[str, float]]:

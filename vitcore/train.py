@@ -22,21 +22,18 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(config.as_dict(), indent=1))
         return 0
     # Here and not at the top: --help and --dry-run need no compiler.
-    from vitcore.plan import make_plan
+    from vitcore import stages
 
     if config.print_step or config.explain:
-        plan = make_plan(config, to_run=False)
-        print(plan.explain() if config.explain else plan.show(config.print_step or "text"))
+        comment = "#" if config.print_step == "python" and not config.explain else "//"
+        for title, plan in stages.plans(config):
+            shown = plan.explain() if config.explain else plan.show(config.print_step or "text")
+            print(f"{comment} {title}\n{shown}" if title else shown)
         return 0
-    plan = make_plan(config)
-    # From here on torch is imported, after the backend's environment is known.
-    from vitcore.runtime.opening import set_environment
+    result = stages.run(config, say=say)
+    from vitcore.training import result_dict
 
-    set_environment(plan.backend, plan.plugins)
-    from vitcore.training import result_dict, train
-
-    result = train(plan)
-    if plan.world.rank == 0:
+    if world_from_env().rank == 0:
         if config.json:
             print(json.dumps(result_dict(result)), flush=True)
         elif result.total:

@@ -12,7 +12,7 @@ from vitcore import rundir
 from vitcore.checkpoint import newest
 from vitcore.errors import VitcoreError
 from vitcore.interrupt import Interrupt
-from vitcore.origin import find_origin
+from vitcore.origin import Origin, find_origin
 from vitcore.plan import Plan
 from vitcore.progress import Progress
 from vitcore.runtime.distributed import every_rank
@@ -40,10 +40,13 @@ class Result:
 
 
 class Trainer:
-    """One run. `stop_at` ends it after that step as a signal would, for tests of resuming."""
+    """One run. `stop_at` ends it after that step as a signal would, for tests of resuming. `origin` is where its model comes
+    from, where that is not what the configuration says alone."""
 
-    def __init__(self, plan: Plan, *, quiet: bool = False, stop_at: int | None = None) -> None:
-        self.config, self.plan, self.stop_at = plan.config, plan, stop_at
+    def __init__(
+        self, plan: Plan, *, quiet: bool = False, stop_at: int | None = None, origin: Origin | None = None
+    ) -> None:
+        self.config, self.plan, self.stop_at, self.origin = plan.config, plan, stop_at, origin
         self.lead = plan.world.rank == 0
         self.quiet = quiet or not self.lead
         self.best = -1.0
@@ -53,7 +56,7 @@ class Trainer:
     def run(self) -> Result:
         """Train to the end, or to the step in which a signal came."""
         config = self.config
-        origin = find_origin(config)  # first: what is refused leaves no folder
+        origin = self.origin or find_origin(config)  # first: what is refused leaves no folder
         run_dir = rundir.prepare(config.output_dir, config.name)
         simulator = self.plan.backend.simulator
         self.folder = rundir.RunFolder(run_dir, write=self.lead, simulated=simulator.name if simulator else None)
@@ -136,8 +139,9 @@ class Trainer:
                 total=config.num_steps,
                 warmup=config.warmup_steps,
                 decay=config.decay_type,
+                cooldown=config.cooldown_steps,
             )
-            state = exe.step(state, {"lr": rate, **config.hypers})
+            state = exe.step(state, {"lr": rate, **config.hypers(step)})
             step += 1
             self.progress.step(step)
             ends = step == config.num_steps
@@ -250,9 +254,9 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def train(plan: Plan, *, quiet: bool = False, stop_at: int | None = None) -> Result:
+def train(plan: Plan, *, quiet: bool = False, stop_at: int | None = None, origin: Origin | None = None) -> Result:
     """Carry out a plan."""
-    return Trainer(plan, quiet=quiet, stop_at=stop_at).run()
+    return Trainer(plan, quiet=quiet, stop_at=stop_at, origin=origin).run()
 
 
 def result_dict(result: Result) -> dict[str, object]:

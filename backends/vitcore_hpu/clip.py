@@ -18,13 +18,14 @@ _made: WeakKeyDictionary[Runtime, tuple[float, FusedClipNorm]] = WeakKeyDictiona
 
 def fused_clip_norm(rt: Runtime, grads: list[Tensor], hyper: Hyper) -> tuple[list[Tensor], Tensor]:
     """Scale the gradients in place so that their global L2 norm is at most the bound; also the norm before."""
-    params, bound = list(rt.own_params()), hyper["max_norm"]
+    own, bound = rt.own_params(), hyper["max_norm"]
+    params, mine = [own[i] for i in rt.trained], [grads[i] for i in rt.trained]
     made = _made.get(rt)
     if made is None or made[0] != bound:
         made = _made[rt] = bound, FusedClipNorm(params, bound)
     # Gradients are read from the parameters; isinstance(p, Parameter) holds for them, but the library may have changed their
     # class (bridge: HF/core/weight_sharing.py).
-    for p, g in zip(params, grads):
+    for p, g in zip(params, mine):
         p.grad = g
     try:
         norm: Tensor = made[1].clip_norm(params)

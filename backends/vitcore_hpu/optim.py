@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Params = tuple[Tensor, ...]
 OptState = dict[str, tuple[Tensor, ...]]
+Slots = dict[str, list[Tensor]]
 
 
 def _stand_in() -> list[torch.nn.Parameter]:
@@ -53,7 +54,7 @@ def adamw() -> Any:
     return FusedAdamW(_stand_in(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, bias_correction=False)
 
 
-def _step(optimizer: Any, kind: str, grads: Sequence[Tensor], state: OptState, options: dict[str, Any]) -> list[Tensor]:
+def _step(optimizer: Any, kind: str, grads: Sequence[Tensor], slots: Slots, options: dict[str, Any]) -> list[Tensor]:
     """The steps that the vendor's class takes from zeros; its state, which is our slots, is written in place."""
     steps = [torch.zeros_like(g) for g in grads]
     (group,) = optimizer.param_groups
@@ -62,7 +63,7 @@ def _step(optimizer: Any, kind: str, grads: Sequence[Tensor], state: OptState, o
     try:
         for i, (step, grad) in enumerate(zip(steps, grads)):
             step.grad = grad
-            optimizer.state[step] = {theirs: state[ours][i] for ours, theirs in SLOTS[kind].items()}
+            optimizer.state[step] = {theirs: slots[ours][i] for ours, theirs in SLOTS[kind].items()}
         optimizer.step()
     finally:
         group["params"] = lent
@@ -72,14 +73,19 @@ def _step(optimizer: Any, kind: str, grads: Sequence[Tensor], state: OptState, o
     return steps
 
 
-def _kept(state: OptState, kind: str) -> dict[str, list[Tensor]]:
-    return {slot: [t.clone() for t in state[slot]] for slot in SLOTS[kind]}
+def _held(rt: Runtime, state: OptState, kind: str) -> Slots:
+    """The slots of the parameters that are trained; the others have none."""
+    return {slot: [state[slot][i] for i in rt.trained] for slot in SLOTS[kind]}
 
 
-def _restore(state: OptState, old: dict[str, list[Tensor]], ok: Tensor) -> None:
+def _kept(slots: Slots) -> Slots:
+    return {slot: [t.clone() for t in tensors] for slot, tensors in slots.items()}
+
+
+def _restore(slots: Slots, old: Slots, ok: Tensor) -> None:
     """The slots' old values where the flag is down. All are finite, so a factor of 0 leaves nothing."""
     for slot, values in old.items():
-        for new, before in zip(state[slot], values):
+        for new, before in zip(slots[slot], values):
             new.mul_(ok).add_(before.masked_fill(ok > 0, 0.0))
 
 
@@ -94,19 +100,20 @@ def fused_sgd(
     rt: Runtime, params: Params, state: OptState, grads: list[Tensor], hyper: Hyper, ok: Tensor
 ) -> tuple[Params, OptState]:
     """Momentum SGD by FusedSGD: m = mu m + g + wd p, then p -= lr m, as torch.optim.SGD without dampening."""
-    down, old = ok <= 0, _kept(state, "sgdm")
-    sums = [g.masked_fill(down, 0.0) for g in grads]
+    down, slots = ok <= 0, _held(rt, state, "sgdm")
+    old, sums = _kept(slots), {i: grads[i].masked_fill(down, 0.0) for i in rt.trained}
 
     def decay(i: int, group: Any) -> None:
         if group.weight_decay:
             sums[i].add_((params[i] * hyper.tensor("weight_decay", group.weight_decay)).masked_fill(down, 0.0))
 
     _by_group(rt, decay)
-    steps = _step(sgd(), "sgdm", sums, state, {"lr": hyper["lr"], "momentum": hyper["momentum"]})
+    options = {"lr": hyper["lr"], "momentum": hyper["momentum"]}
+    steps = dict(zip(rt.trained, _step(sgd(), "sgdm", [*sums.values()], slots, options)))
     if not hyper["momentum"]:  # without momentum the class keeps none (same file); the slot is then the gradient itself
-        for slot, new in zip(state["momentum"], sums):
+        for slot, new in zip(slots["momentum"], sums.values()):
             slot.mul_(0.0).add_(new)
-    _restore(state, old, ok)
+    _restore(slots, old, ok)
 
     def apply(i: int, group: Any) -> None:
         params[i].add_((steps[i] if group.lr == 1 else steps[i] * group.lr).masked_fill(down, 0.0))
@@ -123,10 +130,11 @@ def fused_adamw(
 
     So epsilon is added before the correction, which is the vendor's own order.
     """
-    down, old = ok <= 0, _kept(state, "adamw")
+    down, slots = ok <= 0, _held(rt, state, "adamw")
+    old, mine = _kept(slots), [grads[i].masked_fill(down, 0.0) for i in rt.trained]
     options = {"lr": hyper["lr"], "betas": (hyper["beta1"], hyper["beta2"]), "eps": hyper["eps"]}
-    steps = _step(adamw(), "adamw", [g.masked_fill(down, 0.0) for g in grads], state, options)
-    _restore(state, old, ok)
+    steps = dict(zip(rt.trained, _step(adamw(), "adamw", mine, slots, options)))
+    _restore(slots, old, ok)
     count = state["step"][0].add_(ok)
     one, two = 1 - torch.pow(hyper.tensor("beta1"), count), 1 - torch.pow(hyper.tensor("beta2"), count)
     correction = two.sqrt() / one  # 0/0 where the first update is refused, and then not used

@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vitcore.doctor.sizes import Sizes
+from vitcore.doctor.sizes import Sizes, state_bytes
 from vitcore.model.dropout import dropout_keys
 from vitcore.model.loss import cross_entropy
 from vitcore.runtime.casts import ExplicitCasts
-from vitcore.runtime.reference.optim import PER_PARAMETER
 from vitcore.step.ir import Module, walk
 
 
@@ -45,16 +44,15 @@ def estimate(module: Module, sizes: Sizes) -> Memory:
     # Gradients are added up in one buffer for each parameter while backward makes fresh ones; a lazy device keeps the zeros
     # of the next step besides.
     adds = any(op.name == "grads.add" for op in ops)
-    gradients = parameters * (1 + adds)
-    kind = next(v.ty.args[0] for v in train.params if v.ty.kind == "opt")
-    optimizer = parameters * len(PER_PARAMETER[kind])
+    of_trained, optimizer = state_bytes(module, model)
+    gradients = of_trained * (1 + adds)
     activations, backward = held_bytes(model, sizes, narrow="casts" in narrow or "autocast" in narrow)
-    working = max(backward - parameters, 0)  # the gradients that it makes are counted already
+    working = max(backward - of_trained, 0)  # the gradients that it makes are counted already
     # What is copied, and as numbers of four bytes where bytes were.
     batch = sizes.batch_bytes(sizes.micro_batch, keys=sizes.draws)
     batch += 4 * sizes.micro_batch * sizes.pixels if sizes.pixel_bytes == 1 else 0
     reduces = any(op.name == "grads.all_reduce" and op.attrs.get("impl") != "identity" for op in ops)
-    reduction = parameters if reduces else 0
+    reduction = of_trained if reduces else 0
     peak = parameters + gradients + optimizer + max(activations + working + batch, reduction)
     how = "the narrow type by the table of bf16-casts" if narrow.get("autocast") else ""
     said = "; ".join(filter(None, ("reference leaf and attention", how, sizes.assumed)))
@@ -86,7 +84,7 @@ def held_bytes(model: torch.nn.Module, sizes: Sizes, *, narrow: bool) -> tuple[i
     ):
         loss = cross_entropy(model(images), labels, weight, 0.1)
     with _Live({*own, *kept}) as live:
-        torch.autograd.grad(loss, list(model.parameters()))
+        torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
     return sum(t.untyped_storage().nbytes() for t in kept.values()), live.most
 
 

@@ -10,10 +10,13 @@ import torch
 from vitcore.data.feed import Feed
 from vitcore.errors import VitcoreError
 from vitcore.model.variants import Variant
-from vitcore.model.vit import VisionTransformer
+from vitcore.model.vit import VisionTransformer, parameter_names
 from vitcore.origin import find_origin
 from vitcore.plan import Plan
 from vitcore.runtime.executable import Executable
+from vitcore.runtime.reference.optim import slots
+from vitcore.runtime.runtime import bind_groups
+from vitcore.step.ir import Module
 
 ASSUMED_CLASSES = 1000
 
@@ -50,6 +53,17 @@ class Sizes:
     def batch_bytes(self, rows: int, *, keys: bool = False) -> int:
         """Bytes of a batch as it is copied: pictures, labels (int64) and weights (f32), and keys (int32) where asked."""
         return rows * (self.pixels * self.pixel_bytes + 8 + 4 + (4 if keys else 0))
+
+
+def state_bytes(module: Module, model: VisionTransformer) -> tuple[int, int]:
+    """Bytes of one bundle of gradients and of the optimizer's slots; what the module freezes is frozen in the model."""
+    named = dict(model.named_parameters())
+    names = parameter_names(model)
+    groups = bind_groups(module.groups, names, module.attrs["optimizer"])
+    trained = frozenset(i for group in groups for i in group.indices)
+    numbers = [named[name].requires_grad_(i in trained).numel() for i, name in enumerate(names)]
+    kept = sum(numbers[i] for where in slots(groups).values() for i in where or ())
+    return 4 * sum(numbers[i] for i in trained), 4 * kept
 
 
 def sizes_of_executable(exe: Executable) -> Sizes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitcore.doctor.sizes import Sizes
+from vitcore.doctor.sizes import Sizes, state_bytes
 from vitcore.doctor.static import Outline, collectives, flattened
 from vitcore.runtime.reference.metrics import SLOTS
 from vitcore.step.ir import Module
@@ -24,7 +24,7 @@ class Traffic:
 def travels(module: Module, outlines: dict[str, Outline], sizes: Sizes) -> Traffic:
     """The traffic of each program. Scalars of a step are counted as the reference kernels take them, each as a copy of 4
     bytes; a kernel that takes numbers copies fewer."""
-    parameters = 4 * sum(p.numel() for p in sizes.model().parameters())
+    gradients, _ = state_bytes(module, sizes.model())
     copies, copied, reductions, reduced, reads = (dict.fromkeys(("train", "eval", "log"), 0) for _ in range(5))
     for name in copies:
         for item, times in flattened(outlines[name].items):
@@ -39,7 +39,7 @@ def travels(module: Module, outlines: dict[str, Outline], sizes: Sizes) -> Traff
         reads[name] = outlines[name].reads
         for reduction in collectives(module[name]):
             reductions[name] += 1
-            reduced[name] += parameters if reduction.name.startswith("grads") else 4 * len(SLOTS)
+            reduced[name] += gradients if reduction.name.startswith("grads") else 4 * len(SLOTS)
     copies["train"] += (scalars := _scalars(module))
     copied["train"] += 4 * scalars
     return Traffic(copies, copied, reductions, reduced, reads)
@@ -47,5 +47,6 @@ def travels(module: Module, outlines: dict[str, Outline], sizes: Sizes) -> Traff
 
 def _scalars(module: Module) -> int:
     """0-d tensors that the reference kernels make of a step's `%hyper`: one for each name, and for each multiple of it."""
-    multiples = {"lr": {g.lr for g in module.groups}, "weight_decay": {g.weight_decay for g in module.groups}}
+    trained = [g for g in module.groups if not g.frozen]
+    multiples = {"lr": {g.lr for g in trained}, "weight_decay": {g.weight_decay for g in trained}}
     return sum(len(multiples.get(name, {1.0})) for name in module.attrs.get("hyper", "").split("|") if name)

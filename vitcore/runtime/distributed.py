@@ -34,16 +34,20 @@ def world_from_env(env: Mapping[str, str] = os.environ) -> World:
     return World()
 
 
-def open_group(backend: Backend, world: World) -> None:
-    """Join the process group through the backend's collective library; a world of one needs none."""
+def open_group(backend: Backend, world: World) -> bool:
+    """Join the process group through the backend's collective library, and say whether it was joined here: a world of one
+    needs none, and who has joined for several runs stays in it. Left and joined again it could meet its own past in the
+    launcher's store, where old addresses stand under the same names."""
     if world.size == 1:
-        return
+        return False
     if backend.collective is None:
         raise VitcoreError(
             f"backend {backend.name!r} has no collective, so it cannot run {world.size} ranks; start one process"
         )
     import torch.distributed as dist
 
+    if dist.is_initialized():
+        return False
     if "MASTER_ADDR" not in os.environ and "OMPI_COMM_WORLD_SIZE" in os.environ:
         local = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
         if local != str(world.size):
@@ -60,6 +64,7 @@ def open_group(backend: Backend, world: World) -> None:
         dist.init_process_group(backend.collective, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
 
     explained(backend, f"joining {world.size} ranks", join)
+    return True
 
 
 def close_group() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vitcore.runtime.reference.grads import CLIP_EPS, Grads
+from vitcore.runtime.reference.grads import CLIP_EPS, Grads, given
 from vitcore.runtime.reference.optim import OptState, Params
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def norm_foreach(rt: Runtime, grads: Grads) -> Tensor:
     """The global L2 norm, one norm a tensor and one over those: what torch.nn.utils.clip_grad_norm_ computes."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(given(grads))))
 
 
 def clip_foreach(rt: Runtime, grads: Grads, hyper: Hyper) -> tuple[Grads, Tensor]:
     """torch.nn.utils.clip_grad_norm_ in two passes over the gradients, without a host read."""
     total = norm_foreach(rt, grads)
-    torch._foreach_mul_(grads, torch.clamp(hyper["max_norm"] / (total + CLIP_EPS), max=1.0))
+    torch._foreach_mul_(given(grads), torch.clamp(hyper["max_norm"] / (total + CLIP_EPS), max=1.0))
     return grads, total
 
 
@@ -37,7 +37,7 @@ def torch_fused(
     if adamw:
         state["step"][0].add_(ok)
     for group in rt.groups:
-        if len(rt.groups) == 1:
+        if len(group.indices) == len(params):
             ps, gs, pick = list(params), grads, None
         else:
             pick = group.indices

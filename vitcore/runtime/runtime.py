@@ -17,6 +17,7 @@ from vitcore.backend import Backend, Kernel, World, resolve
 from vitcore.errors import VitcoreError
 from vitcore.model.vit import VisionTransformer, parameter_names
 from vitcore.runtime.guards import no_host_reads
+from vitcore.step.build import OPTIMIZERS
 from vitcore.step.codegen import call_name
 from vitcore.step.ir import Group, Module, walk
 from vitcore.step.ops import FUNCTIONS, OPS
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from vitcore.data.feed import Feed
 
 Params = tuple[Tensor, ...]
+
+# The kinds that the groups of a module with this optimizer can have.
+KINDS = {**{kind: (kind,) for kind in OPTIMIZERS}, "muon": ("muon", "adamw")}
 
 
 @dataclass
@@ -40,12 +44,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class BoundGroup:
-    """A parameter group with the positions of its parameters."""
+    """A parameter group that is trained, with the positions of its parameters."""
 
     name: str
     lr: float
     weight_decay: float
     indices: tuple[int, ...]
+    kind: str
+    """Of optimizer."""
 
 
 class Runtime:
@@ -76,8 +82,18 @@ class Runtime:
         self._bound = self._own
         self._functions = self.model.functions
         self._claimed: tuple[str | None, str | None] = (None, None)
-        self.groups = bind_groups(module.groups, self.names)
-        self.draws_in_forward = model.variant.dropout > 0 or model.variant.attention_dropout > 0
+        self.groups = bind_groups(module.groups, self.names, module.attrs["optimizer"])
+        self.trained = tuple(sorted(i for group in self.groups for i in group.indices))
+        """Positions of the parameters that are not frozen."""
+        self.nothing = torch.zeros(0, device=self.device)
+        """Stands in a bundle of gradients for those of a frozen parameter: it has no numbers, so that nothing is computed,
+        kept or reduced for it."""
+        for p in (p for i, p in enumerate(self._own) if i not in frozenset(self.trained)):
+            p.requires_grad_(False)
+        v = model.variant
+        self.draws_in_forward = max(v.dropout, v.attention_dropout, v.drop_path) > 0
+        self.places: dict[int, Tensor] = {}
+        """0 ... n - 1 on the device, by n."""
         self._training: bool | None = None
         self._mark = resolve(backend.mark) if backend.mark else None
         self.op = ""
@@ -129,6 +145,13 @@ class Runtime:
             for tensor, value in zip(own, values, strict=True):
                 tensor.copy_(value)
         return own
+
+    def bundle(self, trained: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients of the trained parameters, in their order, as a bundle of one a parameter."""
+        if len(trained) == len(self.names):
+            return list(trained)
+        found = dict(zip(self.trained, trained, strict=True))
+        return [found.get(i, self.nothing) for i in range(len(self.names))]
 
     def bind(self, params: Params, *, training: bool, attention: str | None = None, dropout: str | None = None) -> None:
         """Let the model compute with these tensors, in this mode, and with the claimed functions that the text names."""
@@ -189,8 +212,12 @@ class Runtime:
         return resolve(self.backend.counters)() if self.backend.counters else {}
 
 
-def bind_groups(groups: Sequence[Group], names: Sequence[str]) -> tuple[BoundGroup, ...]:
-    """Give every parameter to the first group whose pattern matches its name; one that matches none is an error."""
+def bind_groups(groups: Sequence[Group], names: Sequence[str], optimizer: str) -> tuple[BoundGroup, ...]:
+    """Give every parameter to the first group whose pattern matches its name, and return those that are trained.
+
+    VitcoreError: a parameter that matches none; a group that is to be frozen and matches none, or leaves none to be trained;
+    a kind of optimizer that the module's has no part of.
+    """
     import re
 
     taken: dict[str, list[int]] = {g.name: [] for g in groups}
@@ -199,4 +226,20 @@ def bind_groups(groups: Sequence[Group], names: Sequence[str]) -> tuple[BoundGro
         if group is None:
             raise VitcoreError(f"parameter {name!r} is in no parameter group; add a group with pattern='.*' at the end")
         taken[group.name].append(i)
-    return tuple(BoundGroup(g.name, g.lr, g.weight_decay, tuple(taken[g.name])) for g in groups if taken[g.name])
+    for g in groups:
+        if g.frozen and not taken[g.name]:
+            raise VitcoreError(
+                f"--freeze {g.pattern!r} matches no parameter; they are named as {names[0]}, {names[-1]}: correct it"
+            )
+        if g.kind not in ("", *KINDS[optimizer]):
+            raise VitcoreError(f"parameter group {g.name!r} is of kind {g.kind!r}, which is no part of {optimizer}; name one "
+                               f"of {', '.join(KINDS[optimizer])}")  # fmt: skip
+    bound = tuple(
+        BoundGroup(g.name, g.lr, g.weight_decay, tuple(taken[g.name]), g.kind or optimizer)
+        for g in groups
+        if taken[g.name] and not g.frozen
+    )
+    if not bound:
+        frozen = " and ".join(repr(g.pattern) for g in groups if g.frozen)
+        raise VitcoreError(f"--freeze {frozen} matches every parameter, so that nothing is trained; leave some out")
+    return bound

@@ -1,4 +1,7 @@
-"""Kernels on bundles of gradients: a list of tensors, one per parameter, in the parameters' order."""
+"""Kernels on bundles of gradients: a list of tensors, one per parameter, in the parameters' order.
+
+Of a frozen parameter it is `rt.nothing`, an empty tensor, on which nothing need be done.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,17 @@ CLIP_EPS = 1e-6
 
 def zero(rt: Runtime, params: tuple[Tensor, ...]) -> Grads:
     """Zeros shaped as the parameters."""
-    return [torch.zeros_like(p, requires_grad=False) for p in params]
+    return rt.bundle([torch.zeros_like(params[i], requires_grad=False) for i in rt.trained])
+
+
+def given(grads: Grads) -> Grads:
+    """Those of parameters that are trained."""
+    return [g for g in grads if g.numel()]
 
 
 def add(rt: Runtime, total: Grads, more: Grads) -> Grads:
     """The sum, written into `total`, which is donated."""
-    for t, m in zip(total, more, strict=True):
+    for t, m in zip(given(total), given(more), strict=True):
         t.add_(m)
     return total
 
@@ -36,7 +44,7 @@ def scale_identity(rt: Runtime, grads: Grads, by: float) -> Grads:
 
 def scale(rt: Runtime, grads: Grads, by: float) -> Grads:
     """Every gradient times `by`, in place."""
-    for g in grads:
+    for g in given(grads):
         g.mul_(by)
     return grads
 
@@ -60,13 +68,13 @@ def all_reduce_flat(rt: Runtime, grads: Grads, group: str) -> Grads:
 
 def norm(rt: Runtime, grads: Grads) -> Tensor:
     """The global L2 norm from sums of squares, a 0-d tensor."""
-    return torch.stack([(g * g).sum() for g in grads]).sum().sqrt()
+    return torch.stack([(g * g).sum() for g in given(grads)]).sum().sqrt()
 
 
 def clip(rt: Runtime, grads: Grads, hyper: Hyper) -> tuple[Grads, Tensor]:
     """As torch.nn.utils.clip_grad_norm_: gradients times min(1, max_norm / (norm + 1e-6)); also the norm before."""
     total = norm(rt, grads)
     factor = torch.clamp(hyper.tensor("max_norm") / (total + CLIP_EPS), max=1.0)
-    for g in grads:
+    for g in given(grads):
         g.mul_(factor)
     return grads, total

@@ -14,7 +14,7 @@ import torch
 
 from vitcore import checkpoint
 from vitcore.runtime.executable import Executable, State
-from vitcore.runtime.reference.optim import PER_PARAMETER
+from vitcore.runtime.reference.optim import slots
 from vitcore.runtime.trace import digest
 from vitcore.testing.checks import Failure
 from vitcore.testing.problem import Subject, host_leaves, reference
@@ -27,13 +27,11 @@ def checkpoint_file(exe: Executable, state: State, path: Path) -> Path:
     return checkpoint.save(path, tensors, values, {})
 
 
-def restored(exe: Executable, path: Path, optimizer: str) -> State:
+def restored(exe: Executable, path: Path) -> State:
     """The state of a checkpoint on the executable's device."""
-    each = dict.fromkeys(PER_PARAMETER[optimizer], True)
-    slots = {**each, "step": False} if optimizer == "adamw" else each
-    shapes = [p.shape for p in exe.rt.own_params()]
-    saved = checkpoint.unflatten(checkpoint.load(path), exe.module.saved, exe.rt.names, shapes, slots, exe.rt.device)
-    return exe.restore(saved)
+    rt, shapes = exe.rt, [p.shape for p in exe.rt.own_params()]
+    found = checkpoint.load(path)
+    return exe.restore(checkpoint.unflatten(found, exe.module.saved, rt.names, shapes, slots(rt.groups), rt.device))
 
 
 def _differs(one: State, other: State, names: Any) -> str | None:
@@ -57,10 +55,10 @@ def _travels(subject: Subject, optimizer: str) -> None:
         first.close()
         on_host = reference(subject)
         host = on_host.open(spec, dropout=0.1)
-        there = checkpoint_file(host, restored(host, file, optimizer), Path(folder) / "host")
+        there = checkpoint_file(host, restored(host, file), Path(folder) / "host")
         host.close()
         last = subject.open(spec, dropout=0.1)
-        state = subject.train(last, 2, restored(last, there, optimizer), first=2)
+        state = subject.train(last, 2, restored(last, there), first=2)
         differs = _differs(_saved(whole, straight), _saved(last, state), whole.rt.names)
         last.close()
     whole.close()
