@@ -18,6 +18,7 @@ VERBS = {
     "attention": "draw over a picture what a model attends to",
     "inspect": "say what a file of weights holds",
     "export": "write a model in the format of another library",
+    "recipes": "list the recipes, or show one",
     "backends": "list backends, where each came from and whether it can run here",
     "conformance": "prove that a backend trains correctly",
     "new-backend": "write an installable plugin for a device, to be filled in",

@@ -19,6 +19,7 @@ from vitcore.errors import VitcoreError
 from vitcore.model.vit import VisionTransformer
 from vitcore.origin import Origin
 from vitcore.plan import Plan
+from vitcore.reporting.numbers import scores
 from vitcore.runtime.distributed import close_group, open_group
 from vitcore.runtime.executable import Executable, State
 from vitcore.runtime.opening import open_backend
@@ -129,22 +130,14 @@ class Session:
         return exe.restore(saved), found
 
     def evaluate(self, state: State) -> tuple[State, dict[str, float]]:
-        """Every evaluation image exactly once over all ranks; the state's metrics are fresh before and after."""
-        state = self.executable.eval(state, self.feed.eval_steps)
-        state, report = self.executable.log(state)
-        return state, eval_report(report, len(self.dataset.eval))
+        """Accuracy and loss; every evaluation image exactly once over all ranks. The state's metrics are fresh before and
+        after."""
+        state, report = self.count(state)
+        return state, scores(report, len(self.dataset.eval))
 
-
-def eval_report(report: Mapping[str, float], expected: int) -> dict[str, float]:
-    """Accuracy in percent, right answers, images and mean loss from the accumulators."""
-    total = round(report["eval_total"])
-    if total == 0:
-        raise VitcoreError(
-            f"evaluation: none of {expected} images could be read; check the files of the evaluation split"
-        )
-    correct, correct5 = round(report["eval_correct"]), round(report["eval_correct5"])
-    percent = {"accuracy": 100 * correct / total, "top5": 100 * correct5 / total}
-    return {**percent, "correct": correct, "total": total, "loss": report["eval_loss"] / total}
+    def count(self, state: State) -> tuple[State, dict[str, Any]]:
+        """The accumulators of an evaluation, summed over all ranks."""
+        return self.executable.log(self.executable.eval(state, self.feed.eval_steps))
 
 
 def open_data(config: Config, origin: Origin) -> Dataset:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from vitcore.api import Backend, Flag, Kernel, hookimpl
 
@@ -91,3 +92,9 @@ def vitcore_flags() -> list[Flag]:
     from vitcore_hpu.flags import FLAGS
 
     return FLAGS
+
+
+@hookimpl
+def vitcore_recipes() -> list[tuple[str, str]]:
+    """The original recipe under its maker's name."""
+    return [(path.stem, str(path)) for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))]

@@ -1,10 +1,12 @@
 """Recipes: named settings of a run, as data. A shipped recipe is a TOML file here whose head says what it claims, the
-command, and what was measured; plugins bring more; a user's own is a TOML file or a Python file that sets `recipe`."""
+command, and what was measured; plugins bring more; a user's own is a TOML file or a Python file that sets `recipe`. A recipe
+may begin at another one, `base`, and say only what differs. `vitcore recipes` lists and shows them."""
 
 from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,26 @@ def recipe_for(dataset: str | None) -> str:
 
 
 def load_recipe(recipe: str) -> dict[str, Any]:
-    """The settings of a recipe, by name or by file; every bad key, value or file is named."""
+    """The settings of a recipe, by name or by file, its base's included; every bad key, value or file is named."""
+    return _load(recipe, ())
+
+
+def _load(recipe: str, above: tuple[Path, ...]) -> dict[str, Any]:
+    path = find_recipe(recipe)
+    if path in above:
+        chain = " -> ".join(p.name for p in (*above, path))
+        raise VitcoreError(f"recipe {path}: its base leads back to itself ({chain}); take out one base")
+    values = _python(path) if path.suffix == ".py" else _toml(path)
+    base = values.pop("base", None)
+    if base is not None and not isinstance(base, str):
+        raise VitcoreError(f"recipe {path}: base = {base!r} is no recipe; give the name or the path of one")
+    if base is not None and base.endswith((".toml", ".py")):
+        base = str(path.parent / base)
+    return {**(_load(base, (*above, path)) if base else {}), **check_keys(values, f"recipe {path}")}
+
+
+def find_recipe(recipe: str) -> Path:
+    """The file of a recipe, by name or by path; VitcoreError where there is none."""
     path = Path(recipe)
     if path.suffix not in (".toml", ".py"):
         files = recipe_files()
@@ -54,8 +75,7 @@ def load_recipe(recipe: str) -> dict[str, Any]:
         path = files[recipe]
     if not path.is_file():
         raise VitcoreError(f"recipe file {recipe!r} does not exist; give the path of a .toml or .py file")
-    values = _python(path) if path.suffix == ".py" else _toml(path)
-    return check_keys(values, f"recipe {path}")
+    return path.resolve()
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -72,4 +92,11 @@ def _python(path: Path) -> dict[str, Any]:
         raise VitcoreError(f"recipe {path}: running it failed: {type(e).__name__}: {e}") from e
     if not isinstance(values, dict):
         raise VitcoreError(f"recipe {path}: sets no dict called recipe; write recipe = dict(num_steps=1000, ...)")
-    return values
+    return dict(values)
+
+
+def main(argv: Sequence[str]) -> int:
+    """What `vitcore recipes` does."""
+    from vitcore.recipes.show import main as show  # what reads a recipe needs no command line
+
+    return show(argv)
