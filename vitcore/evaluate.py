@@ -14,6 +14,7 @@ from vitcore.cli import run
 from vitcore.commandline import parse, say
 from vitcore.config import Config
 from vitcore.errors import VitcoreError
+from vitcore.saved import saved_config
 from vitcore.weights.resolve import resolve
 
 if TYPE_CHECKING:
@@ -42,8 +43,18 @@ class Evaluate:
     """Side in pixels to which images are resized, for a file of weights; unset: its own."""
     eval_batch_size: int | None = None
     """Images per process and batch."""
+    eval_resize: Literal["squash", "crop"] | None = None
+    """How an image is fitted: squash stretches all of it, as the original; crop keeps the aspect and the centre."""
+    eval_crop_pct: float | None = None
+    """With eval_resize crop: the model's side as a share of the resized image's shorter side."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How images are resized; always antialiased."""
+    bad_images: Literal["skip", "stop"] | None = None
+    """What an unreadable image does: ends the evaluation, or is left out of all counts and named."""
     workers: int | Literal["auto"] | None = None
     """Workers that decode images."""
+    report: str | None = None
+    """Folder for a report by class and by confidence: report.json, confusion.csv, per_class.csv, and plots with matplotlib."""
     json: bool = False
     """Print one JSON object as the last line of standard output."""
 
@@ -53,8 +64,14 @@ def main(argv: Sequence[str]) -> int:
     asked = parse(Evaluate, argv, "vitcore evaluate", __doc__ or "")
     # Here and not at the top: --help needs no compiler.
     from vitcore.plan import make_plan
+    from vitcore.reporting.files import prepare, write
+    from vitcore.reporting.lines import lines
+    from vitcore.reporting.numbers import Details, check_classes, scores
 
-    plan = make_plan(_config(asked))
+    config = _config(asked)
+    if asked.report is not None:
+        prepare(Path(asked.report))
+    plan = make_plan(config, details=asked.report is not None)
     for line in plan.plugins.complaints:
         say(line)
     from vitcore.runtime.opening import set_environment
@@ -67,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
     if origin.weights is not None:
         plan, origin = _of_weights(plan, origin.weights, asked.img_size)
     with Session(plan, origin) as session:
+        if asked.report is not None:
+            check_classes(session.dataset.num_classes)
         result: dict[str, Any]
         if origin.weights is None:
             state, found = session.load(Path(asked.checkpoint))
@@ -77,20 +96,37 @@ def main(argv: Sequence[str]) -> int:
             result = {"checkpoint": str(origin.weights.path), "steps": None}
             for line in said if plan.world.rank == 0 else ():
                 say(line)
-        _, values = session.evaluate(state)
-        bad = session.feed.bad_images
-    result = {**values, "backend": plan.backend.title, **result}
+        _, counted = session.count(state)
+        values = scores(counted, len(session.dataset.eval))
+        bad, names = len(session.dataset.eval) - int(values["total"]), session.dataset.class_names
+    result = {**values, "backend": plan.backend.title, **result, "bad_images": bad}
     if plan.world.rank == 0:
         if bad:
             say(f"{bad} image file(s) could not be read and were left out")
-        if asked.json:
-            print(json.dumps({**result, "bad_images": bad}), flush=True)
-        else:
-            print(
-                f"accuracy {values['accuracy']:.2f} % ({values['correct']} of {values['total']}), top-5 "
-                f"{values['top5']:.2f} %, loss {values['loss']:.4f}; {result['checkpoint']} on {plan.backend.title}"
-            )
+        shown = [
+            f"accuracy {values['accuracy']:.2f} % ({values['correct']} of {values['total']}), top-5 "
+            f"{values['top5']:.2f} %, loss {values['loss']:.4f}; {result['checkpoint']} on {plan.backend.title}"
+        ]
+        if asked.report is not None:
+            details = Details.of(counted, names)
+            shown += lines(details)
+            _wrote(asked.report, write(Path(asked.report), {**result, **_fitted(plan.config)}, details))
+            means = {"mean_class_accuracy": details.mean_class_accuracy, "calibration_error": details.calibration_error}
+            result |= {**means, "report": asked.report}
+        print(json.dumps(result) if asked.json else "\n".join(shown), flush=True)
     return 0
+
+
+def _fitted(config: Config) -> dict[str, Any]:
+    """On what was evaluated, and how its images were fitted."""
+    names = ("dataset", "data_path", "img_size", "eval_resize", "eval_crop_pct", "interpolation", "precision")
+    return {name: getattr(config, name) for name in names}
+
+
+def _wrote(folder: str, names: Sequence[str]) -> None:
+    say(f"report in {folder}: {', '.join(names)}")
+    if not any(name.endswith(".png") for name in names):
+        say("no plots, as matplotlib is not installed; pip install matplotlib")
 
 
 def _of_weights(plan: Plan, weights: Weights, img_size: int | None) -> tuple[Plan, Origin]:
@@ -108,7 +144,8 @@ def _of_weights(plan: Plan, weights: Weights, img_size: int | None) -> tuple[Pla
     return replace(plan, config=config), Origin(weights.variant, weights, keep_head=True)
 
 
-_ASKED = ("backend", "precision", "dataset", "data_path", "eval_batch_size", "workers")
+_ASKED = ("backend", "precision", "dataset", "data_path", "eval_batch_size", "workers", "eval_resize", "eval_crop_pct",
+          "interpolation", "bad_images")  # fmt: skip
 
 
 def _config(asked: Evaluate) -> Config:
@@ -116,11 +153,8 @@ def _config(asked: Evaluate) -> Config:
     the configuration that starts from it."""
     path = Path(asked.checkpoint)
     changes = {n: getattr(asked, n) for n in _ASKED if getattr(asked, n) is not None}
-    candidates = [path / "state.json", *sorted(path.glob("checkpoints/step-*/state.json"), reverse=True)]
-    file = next((c for c in candidates if c.is_file()), None)
-    if file is None and (path / "checkpoints").is_dir():
-        raise VitcoreError(f"run folder {path}: it holds no complete checkpoint; evaluate another run")
-    if file is None:
+    config = saved_config(path)
+    if config is None:
         weights = resolve(asked.checkpoint)
         if asked.dataset is None:
             raise VitcoreError(f"{weights}: a file of weights does not say on what to evaluate it; give --dataset, and "
@@ -128,13 +162,6 @@ def _config(asked: Evaluate) -> Config:
         return Config(**changes, model_type=None, pretrained_dir=str(weights))
     if asked.img_size is not None:
         raise VitcoreError(f"checkpoint {path}: --img_size is for files of weights; a run is evaluated at its own size")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))["facts"]["config"]
-        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        config = Config(**lists)
-    except (ValueError, KeyError, TypeError) as e:
-        raise VitcoreError(f"checkpoint {path}: {file.name} holds no configuration ({type(e).__name__}: {e}); it is "
-                           "corrupt or of another version") from e  # fmt: skip
     # What belongs to the device that it was trained on stays behind.
     here: dict[str, Any] = {"simulate": asked.simulate, "disable_kernel": (), "enable_kernel": (), "env": ()}
     return replace(config, **{**here, **changes}, resume=asked.checkpoint, pretrained_dir=None)

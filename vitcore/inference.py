@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitcore.data.formats.tree import EXTENSIONS
+from vitcore.data.view import View
 from vitcore.errors import VitcoreError
 from vitcore.plugins import load_plugins
 from vitcore.runtime.opening import choose_backend, open_backend, set_environment
+from vitcore.saved import saved_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +55,16 @@ def find_pictures(given: Sequence[str]) -> list[str]:
         else:
             raise VitcoreError(f"{path}: no such picture or folder; give the path of one")
     return found
+
+
+def view_of(checkpoint: str, model: VisionTransformer) -> View:
+    """How pictures are fitted for a model, in colour: as its run evaluated them where `checkpoint` is one of a run, else
+    squashed, as the original does."""
+    config = saved_config(Path(checkpoint))
+    if config is None:
+        return View(size=model.img_size)
+    return View(size=model.img_size, interpolation=config.interpolation, resize=config.eval_resize,
+                crop_pct=config.eval_crop_pct)  # fmt: skip
 
 
 def as_model_sees(picture_CYX: Tensor, model: VisionTransformer) -> Tensor:

@@ -65,8 +65,9 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(config: Config, *, to_run: bool = True) -> Plan:
-    """Choose the backend and lower the recipe's module for it; `to_run=False` lowers for a device that is not here."""
+def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> Plan:
+    """Choose the backend and lower the recipe's module for it; `to_run=False` lowers for a device that is not here,
+    `details` lets evaluations count by class and by confidence too."""
     plugins = load_plugins()
     if config.model_type is not None:
         find_variant(config.model_type)
@@ -87,7 +88,7 @@ def make_plan(config: Config, *, to_run: bool = True) -> Plan:
     kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel)
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
-    neutral = build(config.spec)
+    neutral = build(replace(config.spec, details=details))
     passes = tuple(pipeline(extra, config.disable_pass))
     lowered = lower(neutral, lowering, passes)
     _debug(backend, why, neutral, lowering)

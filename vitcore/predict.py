@@ -14,11 +14,12 @@ import tyro
 from vitcore.cli import run
 from vitcore.commandline import parse, say
 from vitcore.errors import VitcoreError
-from vitcore.inference import as_model_sees, class_names, find_pictures, open_model, refuse_without_head
+from vitcore.inference import as_model_sees, class_names, find_pictures, open_model, refuse_without_head, view_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vitcore.data.view import View
     from vitcore.model.vit import VisionTransformer
 
 
@@ -55,8 +56,8 @@ def main(argv: Sequence[str]) -> int:
     paths = find_pictures(asked.images)
     model = open_model(asked.checkpoint, asked.backend, asked.img_size)
     refuse_without_head(model, asked.checkpoint)
-    names, read = class_names(model), 0
-    for path, top in predict(model, paths, asked.topk, asked.batch_size, asked.workers):
+    names, view, read = class_names(model), view_of(asked.checkpoint, model), 0
+    for path, top in predict(model, view, paths, asked.topk, asked.batch_size, asked.workers):
         read += 1
         ranked: list[dict[str, Any]] = [{"class": number, "name": names[number], "probability": p} for p, number in top]
         if asked.json:
@@ -69,17 +70,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def predict(
-    model: VisionTransformer, paths: Sequence[str], topk: int, batch_size: int, workers: int = 2
+    model: VisionTransformer, view: View, paths: Sequence[str], topk: int, batch_size: int, workers: int = 2
 ) -> Iterator[tuple[str, list[tuple[float, int]]]]:
     """(path, [(probability, class) ...] from the most probable) of each picture that can be read, in order; the others
-    are named on standard error. The next batch is decoded, in `workers` threads, while the model is at this one."""
+    are named on standard error. Pictures are fitted as `view` says. The next batch is decoded, in `workers` threads, while
+    the model is at this one."""
     import torch
 
     device = next(model.parameters()).device
     with ThreadPoolExecutor(workers, thread_name_prefix="vitcore-decode") as pool:
 
         def begin(start: int) -> list[Future[Tensor | None]]:
-            return [pool.submit(_read, path, model) for path in paths[start : start + batch_size]]
+            return [pool.submit(_read, path, model, view) for path in paths[start : start + batch_size]]
 
         following = begin(0)
         for start in range(0, len(paths), batch_size):
@@ -95,11 +97,15 @@ def predict(
                 yield path, list(zip(probabilities, classes))
 
 
-def _read(path: str, model: VisionTransformer) -> Tensor | None:
-    from vitcore.data.decode import UnreadablePicture, decode, read_file, resize
+def _read(path: str, model: VisionTransformer, view: View) -> Tensor | None:
+    import torch
 
+    from vitcore.data.decode import UnreadablePicture, picture_into, read_file
+
+    picture_CYX = torch.empty((view.channels, *view.size), dtype=torch.uint8)
     try:
-        return as_model_sees(resize(decode(read_file(path)), model.img_size), model)
+        picture_into(picture_CYX, read_file(path), view)
+        return as_model_sees(picture_CYX, model)
     except UnreadablePicture as e:
         say(f"{path}: not a readable picture ({e}); left out")
         return None
