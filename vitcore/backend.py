@@ -85,6 +85,9 @@ class Backend:
     narrow; `bf16-casts`, carried out by casts in the graph (`vitcore.runtime.casts`), for devices without a table too."""
     prefetch: bool = False
     """Whether the next batch is put on the device while this one's step runs: for devices that copy while they compute."""
+    pinned: bool = False
+    """Whether batches wait in pinned host memory (torch's own, of the current accelerator), from which the device copies while
+    it computes."""
     rank: int = 0
     """The order in which `--backend auto` tries: the highest that can run here wins."""
     about: str = ""

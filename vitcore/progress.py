@@ -30,7 +30,7 @@ class Progress:
 
     def log(self, step: int, values: Mapping[str, float], seconds_left: float) -> None:
         """The values of a log step."""
-        facts = "  ".join(f"{n} {_short(n, v)}" for n, v in values.items())
+        facts = "  ".join(_fact(n, v) for n, v in values.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=step, facts=facts)
         elif self.show:
@@ -50,6 +50,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _fact(name: str, value: float) -> str:
+    if name == "input_wait":
+        return f"input wait {100 * value:.0f} %"
+    return f"{name} {_short(name, value)}"
 
 
 def _short(name: str, value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +52,8 @@ class Session:
         self.feed = Feed(
             self.dataset, seed=config.seed, micro_batch=config.micro_batch,
             accumulation=config.gradient_accumulation_steps, world_size=plan.world.size, rank=plan.world.rank,
-            augment=augmentation(config), eval_batch=config.eval_batch_size,
+            augment=augmentation(config), eval_batch=config.eval_batch_size, pin=plan.backend.pinned,
+            tokens=math.prod(self.variant.grid(config.img_size, config.img_size)),
         )  # fmt: skip
         model = VisionTransformer(self.variant, config.img_size, self.dataset.num_classes)
         model.class_names = tuple(self.dataset.class_names)

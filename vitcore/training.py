@@ -33,6 +33,8 @@ class Result:
     steps: int
     train_seconds: float
     images_per_second: float
+    input_wait: float
+    """Share of the time, 0 to 1, in which the loop waited for batches (`vitcore.stopwatch`)."""
     backend: str
     checkpoint: str | None
     run_dir: str
@@ -151,7 +153,7 @@ class Trainer:
             due_log = due_eval or due_save or _due(step, config.log_every)
             if due_log or step == self.watch.warm_at:
                 exe.rt.wait()
-                self.watch.lap(step)
+                self.watch.lap(step, self.session.feed.waited)
             evaluated = None
             if due_log:
                 state, last_log = self._log(state, step, rate), step
@@ -190,7 +192,7 @@ class Trainer:
             )
         values = {"loss": report["loss"] / report["loss_n"], "lr": rate,
                   "grad_norm": report["grad_norm"] / report["grad_norm_n"],
-                  "images_per_second": self.images_per_second}  # fmt: skip
+                  "images_per_second": self.images_per_second, "input_wait": self.watch.recent_input_wait()}  # fmt: skip
         pace = self.watch.steps_per_second
         self.progress.log(step, values, (self.config.num_steps - step) / pace if pace else float("nan"))
         self._tell("train", step, values)
@@ -232,7 +234,7 @@ class Trainer:
         signum = self.signum or self.interrupt.signum
         if step < self.config.num_steps:
             self.session.executable.rt.wait()
-            self.watch.lap(step)
+            self.watch.lap(step, self.session.feed.waited)
             if saved is None or saved.name != f"step-{step:08d}":
                 saved = self._save(state, step, None, run_dir)
             self.progress.say(f"stopped after step {step}; go on with --resume {run_dir}")
@@ -245,7 +247,8 @@ class Trainer:
             self.progress.say(f"{bad} image file(s) could not be read and were left out")
         return Result(
             evaluated["accuracy"], int(evaluated["correct"]), int(evaluated["total"]), evaluated["loss"], step,
-            round(self.watch.seconds, 3), round(self.images_per_second, 2), self.plan.backend.title,
+            round(self.watch.seconds, 3), round(self.images_per_second, 2), round(self.watch.input_wait, 4),
+            self.plan.backend.title,
             str(saved or newest(run_dir) or "") or None, str(run_dir), signum,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ CUDA = Backend(
     collective="nccl",
     precisions=("fp32", "bf16"),
     prefetch=True,
+    pinned=True,
     rank=20,
     about="NVIDIA GPUs",
 )

@@ -204,5 +204,5 @@ def records(settings: Config, event: str) -> dict[int, dict[str, float]]:
     """The lines of metrics.jsonl of one kind by step, the last of each, without what depends on the clock."""
     lines = (Path(settings.output_dir) / settings.name / "metrics.jsonl").read_text().splitlines()
     found = {line["step"]: line for line in map(json.loads, lines) if line["event"] == event}
-    clock = ("time", "images_per_second")
+    clock = ("time", "images_per_second", "input_wait")
     return {step: {k: v for k, v in line.items() if k not in clock} for step, line in found.items()}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,7 +15,10 @@ from vitcore.errors import VitcoreError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vitcore.data.loader import Loader
+
 BAD_IMAGES = ("stop", "skip", "replace")
+LOADERS = ("auto", "threads", "processes")
 
 
 class Split(Protocol):
@@ -32,9 +36,11 @@ class Split(Protocol):
     ) -> "tuple[Tensor, Tensor, Tensor]":
         """Images, labels and weights of the samples `indices`, as `vitcore.data.batch.Batch` describes them.
 
-        Augmentation draws from (seed, positions) alone; None means none. The dtype and shape of a picture are the same
-        for every call with the same `augment`, also for no indices. Safe to call from several threads. Raises
-        VitcoreError for an augmentation that the data cannot have.
+        Augmentation draws from (seed, positions) alone; None is evaluation, where nothing is drawn and no sample takes
+        another's place, and `Augment()` is training without any. The dtype and shape of a picture are the same for every
+        call with the same `augment`, also for no indices. The memory is the caller's: it is not written again while a
+        tensor that was returned, or a view of it, lives. Safe to call from several threads. Raises VitcoreError for an
+        augmentation that the data cannot have.
         """
         ...
 
@@ -82,6 +88,13 @@ class DatasetOptions:
             size=(self.img_size, self.img_size), channels=3 if self.channels is None else self.channels,
             interpolation=self.interpolation, resize=self.eval_resize, crop_pct=self.eval_crop_pct,
         )  # fmt: skip
+
+    @cached_property
+    def decoders(self) -> "Loader":
+        """Who decodes, one and the same for all splits that are opened with these options."""
+        from vitcore.data.loader import make_loader
+
+        return make_loader(self.workers, self.loader)
 
 
 # Each opener is "module:function" of one DatasetOptions.
@@ -142,6 +155,8 @@ def open_dataset(
         raise VitcoreError(f"{name}: workers {workers} is negative; give 0 to decode without threads")
     if bad_images not in BAD_IMAGES:
         raise VitcoreError(f'{name}: bad_images={bad_images!r} is not known; give "stop", "skip" or "replace"')
+    if loader not in LOADERS:
+        raise VitcoreError(f"{name}: loader={loader!r} is not known; give one of {', '.join(LOADERS)}")
     options = DatasetOptions(
         name=name,
         img_size=img_size,

@@ -5,6 +5,7 @@ epoch p // usable. Nothing here knows a rank, a world size or a batch, so the jo
 for every world size, and a run resumes at a position exactly.
 """
 
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
+_one_at_a_time = threading.Lock()
 
 
 def usable_length(n: int, global_batch: int) -> int:
@@ -41,15 +43,23 @@ def usable_length(n: int, global_batch: int) -> int:
     return n - n % global_batch
 
 
-@lru_cache(maxsize=2)
 def epoch_permutation(seed: int, epoch: int, n: int) -> Int64s:
     """The order of the indices 0 .. n-1 in one epoch; read-only, since the last two are kept.
 
-    It sorts the raw output of Philox and does not call NumPy's `permutation`: raw bits are promised to stay the same
+    For 10 million samples it takes 2 seconds and 240 MB, of which 80 MB stay. Threads that ask for the same one wait for
+    the first of them.
+    """
+    with _one_at_a_time:
+        return _epoch_permutation(seed, epoch, n)
+
+
+@lru_cache(maxsize=2)
+def _epoch_permutation(seed: int, epoch: int, n: int) -> Int64s:
+    """It sorts the raw output of Philox and does not call NumPy's `permutation`: raw bits are promised to stay the same
     across NumPy's versions, the methods on top of them are not, and a run must resume under a later version.
     """
     bits = np.random.Philox(key=np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64)).random_raw(n)
-    order = np.argsort(np.asarray(bits), kind="stable").astype(np.int64)
+    order = np.argsort(np.asarray(bits), kind="stable").astype(np.int64, copy=False)
     order.setflags(write=False)
     return order
 

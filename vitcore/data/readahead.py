@@ -1,5 +1,6 @@
-"""Preparing the next value in one background thread while the caller uses this one."""
+"""Preparing the next values in background threads while the caller uses this one."""
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -10,38 +11,57 @@ T = TypeVar("T")
 
 
 class ReadAhead(Generic[T]):
-    """`get(cursor)` is `load(cursor)`, with `load(following(cursor))` begun in the background.
+    """`get(cursor)` is `load(cursor)`, with the `depth` values that follow begun in the background, each in a thread.
 
-    `load` must be a pure function of the cursor and safe to call from two threads. A guess that was wrong is dropped,
+    `load` must be a pure function of the cursor and safe to call from several threads. A guess that was wrong is dropped,
     with any exception it met; a right one raises its exception in `get`. `following` gives None where nothing follows.
     """
 
-    def __init__(self, load: Callable[[int], T], following: Callable[[int], int | None], name: str) -> None:
+    def __init__(
+        self, load: Callable[[int], T], following: Callable[[int], int | None], name: str, depth: int = 1
+    ) -> None:
         self._load = load
         self._following = following
         self._name = name
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"vitcore-{name}")
-        self._pending: tuple[int, Future[T]] | None = None
+        self._depth = depth
+        self._threads = ThreadPoolExecutor(depth, thread_name_prefix=f"vitcore-{name}")
+        self._pending: deque[tuple[int, Future[T]]] = deque()
         self._closed = False
 
     def get(self, cursor: int) -> T:
         """The value at `cursor`; VitcoreError after `close`."""
         if self._closed:
             raise VitcoreError(f"the {self._name} feed is closed; make another to go on")
-        pending, self._pending = self._pending, None
-        if pending is not None and pending[0] == cursor:
-            value = pending[1].result()
-        else:
-            if pending is not None:
-                pending[1].cancel()
-            value = self._load(cursor)
-        following = self._following(cursor)
-        if following is not None:
-            self._pending = (following, self._thread.submit(self._load, following))
+        if self._pending and self._pending[0][0] == cursor:
+            _, future = self._pending.popleft()
+            self._begin(cursor)
+            return future.result()
+        self._drop()
+        value = self._load(cursor)
+        self._begin(cursor)
         return value
 
-    def close(self) -> None:
-        """Stop the thread, after the value it is at; may be called again."""
+    def stop(self) -> None:
+        """Begin nothing more, and do not wait; may be called again."""
         self._closed = True
-        self._pending = None
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._drop()
+
+    def close(self) -> None:
+        """Stop the threads, after the values they are at; may be called again."""
+        self.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, cursor: int) -> None:
+        """Begin what is missing of the values that follow `cursor`."""
+        last = self._pending[-1][0] if self._pending else cursor
+        while len(self._pending) < self._depth:
+            following = self._following(last)
+            if following is None:
+                return
+            last = following
+            self._pending.append((last, self._threads.submit(self._load, last)))
+
+    def _drop(self) -> None:
+        for _, future in self._pending:
+            future.cancel()
+        self._pending.clear()

@@ -102,11 +102,12 @@ def _another_size(watch: Watch, done: Run, state: State, hyper: Mapping[str, flo
     """One step on the same pictures in smaller batches; the state is not used again."""
     rt, feed = watch.rt, watch.rt.feed
     assert feed is not None
-    size = feed.micro_batch - 1 or 2
+    size = feed.micro_batch - (2 if feed.augment.mixes else 1) or 2 * feed.micro_batch
     per_micro = feed.micro_batch * feed.world_size
     other = Feed(
         feed.dataset, seed=feed.seed, micro_batch=size, accumulation=feed.global_batch // per_micro,
         world_size=feed.world_size, rank=feed.rank, augment=feed.augment, eval_batch=feed.eval_batch,
+        tokens=feed.tokens,
     )  # fmt: skip
     rt.feed = other
     try:

@@ -25,7 +25,9 @@ def feed(dataset: Dataset = DIGITS, **options: object) -> Feed:
 
 
 def joined(batches: list[Batch]) -> Batch:
-    return Batch(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+    images, labels, weight, positions = (torch.cat(parts) for parts in zip(*(b[:4] for b in batches), strict=True))
+    draws = {name: torch.cat([b.draws[name] for b in batches]) for name in batches[0].draws}
+    return Batch(images, labels, weight, positions, draws)
 
 
 def train_stream(world_size: int, global_batch: int, steps: int, first: int = 0) -> Batch:
@@ -45,7 +47,11 @@ def train_stream(world_size: int, global_batch: int, steps: int, first: int = 0)
 
 
 def same(first: Batch, second: Batch) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return (
+        first.draws.keys() == second.draws.keys()
+        and all(torch.equal(a, b) for a, b in zip(first[:4], second[:4], strict=True))
+        and all(torch.equal(first.draws[name], second.draws[name]) for name in first.draws)
+    )
 
 
 def test_ranks_joined_are_one_rank_over_an_epochs_end() -> None:
@@ -111,7 +117,7 @@ def test_evaluation_counts_every_picture_once(size: int, eval_batch: int, world_
 def test_dtypes_are_those_of_the_contract() -> None:
     one = feed()
     for batch in (one.next_train(0)[0], one.next_eval(0)[0]):
-        assert [part.dtype for part in batch] == [torch.float32, torch.int64, torch.float32, torch.int64]
+        assert [part.dtype for part in batch[:4]] == [torch.float32, torch.int64, torch.float32, torch.int64]
     synthetic = feed(open_dataset("synthetic", img_size=8))
     assert synthetic.next_train(0)[0].images.dtype == torch.uint8
 
