@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitcore.data.formats.tree import EXTENSIONS
 from vitcore.data.view import View
 from vitcore.errors import VitcoreError
 from vitcore.plugins import load_plugins
@@ -37,6 +36,8 @@ def open_model(checkpoint: str, backend: str, img_size: int | None) -> VisionTra
 
 def find_pictures(given: Sequence[str]) -> list[str]:
     """Paths of pictures: files as they are, folders searched to any depth in sorted order, hidden files left out."""
+    from vitcore.data.formats.tree import EXTENSIONS  # here, as it imports NumPy, which --help does not need
+
     found: list[str] = []
     for name in given:
         path = Path(name)
