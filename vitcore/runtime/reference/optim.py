@@ -129,7 +129,8 @@ def _lamb(step: _Step, name: str, p: Tensor, g: Tensor, first: Tensor, second: T
 
 def _lion(step: _Step, name: str, p: Tensor, g: Tensor, momentum: Tensor) -> None:
     ok, beta1, beta2 = step.ok, step.hyper.tensor("beta1"), step.hyper.tensor("beta2")
-    direction = torch.sign(momentum * beta1 + g * (1 - beta1))
+    blend = momentum * beta1 + g * (1 - beta1)
+    direction = (blend > 0).to(g.dtype) - (blend < 0).to(g.dtype)  # sign falls back on some recording devices
     p.mul_(keep_if(ok, 1 - step.lr * step.decay))
     p.sub_(masked(direction * step.lr, ok))
     momentum.mul_(keep_if(ok, beta2)).add_(masked(g * (1 - beta2), ok))
