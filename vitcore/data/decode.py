@@ -1,24 +1,32 @@
 """One file to one picture: decoding, cropping, resizing. Files are taken for hostile: a picture's size is read and
-judged before memory for it is taken."""
+judged before memory for it is taken.
+
+Plain JPEG goes the fast way: no more of it is decoded than the model's picture needs (`vitcore.data.jpeg`), no more of
+that is resized (`vitcore.data.resize`). Everything else is decoded whole by torchvision or Pillow, as `decode` does.
+"""
 
 import io
+import os
 import re
-from pathlib import Path
+import stat
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vitcore.data.augment import crop_box
-from vitcore.data.view import View
+from vitcore.data import jpeg
+from vitcore.data.resize import as_stored, is_transposed, resize_part, span, wanted, write
+from vitcore.data.view import Interpolation, View
 from vitcore.errors import VitcoreError
 
 # Decoded, 537 MB. Pillow, whose limit it is, refuses larger ones as decompression bombs too.
 MOST_PIXELS = 178_956_970
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+# Opening does not wait for the other end of a pipe. Not every system has the second flag, and only one the third.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class UnreadablePicture(Exception):
@@ -35,44 +43,92 @@ def picture_into(
     """Fill `out_CHW`, uint8 of the view's shape, with a stored picture: a random crop of `share` of its area by the
     numbers `draws` (`vitcore.data.augment.draw_crops`), or without them the whole, fitted as the view says.
 
-    `stored` is an encoded file, or a picture as uint8 (C, H, W). Grey, palette, CMYK and 16-bit files become RGB,
-    transparency is dropped, the EXIF orientation is applied, and of an animation the first frame is taken. Raises
-    UnreadablePicture.
+    `stored` is an encoded file, or a picture as uint8 (C, H, W), C 1 or 3. Palette, CMYK and 16-bit files become RGB, grey is
+    repeated for three channels and colours become luma for one, transparency is dropped, the EXIF orientation is
+    applied, and of an animation the first frame is taken. Raises UnreadablePicture.
     """
-    image_CHW = torch.from_numpy(stored) if isinstance(stored, np.ndarray) else decode(stored)
-    if draws is not None and share is not None:
-        top, left, height, width = crop_box(image_CHW.shape[1], image_CHW.shape[2], draws, share)
-        image_CHW = image_CHW[:, top : top + height, left : left + width]
-    out_CHW.copy_(resize(image_CHW, view.size))
+    if isinstance(stored, np.ndarray):
+        image_HWC = stored.transpose(1, 2, 0)
+    else:
+        header = jpeg.read_header(stored)
+        if header is not None and _jpeg_into(out_CHW, stored, header, view, draws, share):
+            return
+        image_HWC = decode(stored).permute(1, 2, 0).numpy()
+    height, width = image_HWC.shape[:2]
+    windows = wanted(view, height, width, draws, share)
+    rows, columns = (
+        span(window, count, length, 1, view.interpolation)
+        for window, count, length in zip(windows, view.size, (height, width))
+    )
+    write(out_CHW, resize_part(image_HWC, rows, columns, view.interpolation))
 
 
-def read_file(path: str | Path) -> bytes:
-    """The file's bytes; UnreadablePicture where it cannot be opened."""
+def _jpeg_into(
+    out_CHW: Tensor,
+    data: bytes | memoryview,
+    header: jpeg.Header,
+    view: View,
+    draws: npt.NDArray[np.float64] | None,
+    share: tuple[float, float] | None,
+) -> bool:
+    """`picture_into` of a plain JPEG; False where its decoder refuses it, and the others are to judge. What is cut out is
+    found upright, then looked for in the picture as it is stored, and turned when it is small."""
+    _check_size(header.width * header.height)
+    if not jpeg.is_whole(data, header):
+        raise UnreadablePicture("Image is incomplete or truncated")
+    size, upright = view.size, (header.height, header.width)
+    if is_transposed(header.orientation):
+        size, upright = size[::-1], upright[::-1]
+    windows = as_stored(*wanted(view, *upright, draws, share), *upright, header.orientation)
+    fits = min(window.extent / count for window, count in zip(windows, size))
+    scale = next((scale for scale, least in jpeg.SCALES if fits >= least), 1)
+    rows, columns = (
+        span(window, count, -(-length // scale), scale, view.interpolation)
+        for window, count, length in zip(windows, size, (header.height, header.width))
+    )
     try:
-        return Path(path).read_bytes()
+        image_HWC = jpeg.decode_top(data, header, scale, rows.stop * scale, header.grey or view.channels == 1)
+    except ValueError:
+        return False
+    write(out_CHW, resize_part(image_HWC, rows, columns, view.interpolation), header.orientation)
+    return True
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The file's bytes; UnreadablePicture where it cannot be opened, or is no file: a pipe would be waited for, and a device
+    has no end."""
+    try:
+        descriptor = os.open(path, _READ)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadablePicture("it is no regular file")
+            # One call for nearly every file; it may return less than is asked for.
+            data = os.read(descriptor, status.st_size)
+            while len(data) < status.st_size and (more := os.read(descriptor, status.st_size - len(data))):
+                data += more
+            return data
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UnreadablePicture(error.strerror or str(error)) from error
 
 
-def resize(image_CHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """A uint8 picture at another size in (rows, columns), bilinear and antialiased, whatever its aspect."""
-    # The resize of uint8 is several times faster in channels_last, with the same result. NumPy makes the copy: torch
-    # would start a team of threads for it in every decoding thread.
-    image_1HWC = np.ascontiguousarray(image_CHW[None].permute(0, 2, 3, 1).numpy())
-    image_1CHW = torch.from_numpy(image_1HWC).permute(0, 3, 1, 2)
-    return F.interpolate(image_1CHW, size, mode="bilinear", antialias=True, align_corners=False)[0]
+def resize(image_CHW: Tensor, size: tuple[int, int], interpolation: Interpolation = "bilinear") -> Tensor:
+    """A uint8 picture at another size in (rows, columns), antialiased, whatever its aspect."""
+    resized_CHW = torch.empty((len(image_CHW), *size), dtype=torch.uint8)
+    picture_into(resized_CHW, image_CHW.numpy(), View(size=size, channels=len(image_CHW), interpolation=interpolation))
+    return resized_CHW
 
 
 def decode(data: bytes | memoryview) -> Tensor:
-    """An encoded file as uint8 RGB of shape (3, height, width); UnreadablePicture when it cannot be read, or is larger
-    than `MOST_PIXELS`."""
+    """An encoded file as uint8 RGB of shape (3, height, width), upright; UnreadablePicture when it cannot be read, or is
+    larger than `MOST_PIXELS`."""
     from PIL import Image
 
-    torchvision = _torchvision_io()
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as header:
-            if header.width * header.height > MOST_PIXELS:
-                raise UnreadablePicture(f"it has {header.width * header.height} pixels, more than {MOST_PIXELS}")
+            _check_size(header.width * header.height)
             if header.format not in ("JPEG", "MPO"):  # MPO: JPEG with more pictures behind it
                 return _by_pillow(header)
     except UnreadablePicture:
@@ -83,12 +139,18 @@ def decode(data: bytes | memoryview) -> Tensor:
         raise UnreadablePicture(f"it has more than {MOST_PIXELS} pixels") from error
     except Exception as error:  # in a damaged file, whatever the parser stumbles over
         raise UnreadablePicture(_reason(error)) from error
+    decode_jpeg = _torchvision_jpeg()
     try:
-        # Several times as many pictures are JPEG as all else, and this is 1.3 to 1.5 times as fast as Pillow.
-        encoded = torch.from_numpy(np.frombuffer(data, np.uint8))
-        return torchvision.decode_jpeg(encoded, mode=torchvision.ImageReadMode.RGB, apply_exif_orientation=True)
+        # A copy of the file, as torch warns of memory that may not be written. RGB, turned upright.
+        image_CHW: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), 3, True)
+        return image_CHW
     except RuntimeError as error:
         raise UnreadablePicture(_reason(error)) from error
+
+
+def _check_size(pixels: int) -> None:
+    if pixels > MOST_PIXELS:
+        raise UnreadablePicture(f"it has {pixels} pixels, more than {MOST_PIXELS}")
 
 
 def _by_pillow(image: Any) -> Tensor:
@@ -96,20 +158,27 @@ def _by_pillow(image: Any) -> Tensor:
     many, and that of WebP ignores the orientation."""
     from PIL import ImageOps
 
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except Exception:  # the pixels are good, and what says how to turn them is not: as with JPEG, they stay as they are
+        upright = image
     if upright.mode.startswith("I"):  # 16 bits of grey: keep the high byte
         grey_YX = (np.asarray(upright).astype(np.int64) >> 8).astype(np.uint8)
         return torch.from_numpy(np.stack([grey_YX] * 3))
     return torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
 
 
-def _torchvision_io() -> Any:
+def _torchvision_jpeg() -> Callable[[Tensor, int, bool], Tensor]:
     # Here and not at the top: torchvision is needed, and its slow import paid for, only where pictures are decoded.
     try:
-        import torchvision.io
-    except ImportError as error:
-        raise VitcoreError(f"folders of pictures need torchvision ({error}); pip install torchvision") from error
-    return torchvision.io
+        import torchvision.io  # noqa: F401  (it loads the operators)
+
+        # The operator itself: the function around it announces in every process that it will be removed.
+        operator: Callable[[Tensor, int, bool], Tensor] = torch.ops.image.decode_jpeg
+    except (ImportError, AttributeError) as error:
+        raise VitcoreError(f"this JPEG needs torchvision's decoder ({error}); pip install torchvision") from error
+    return operator
 
 
 def _reason(error: Exception) -> str:
