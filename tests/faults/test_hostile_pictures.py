@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from vitcore.data import decode as reader
-from vitcore.data.decode import MOST_PIXELS, UnreadablePicture, decode, read_file
+from vitcore.data.decode import MOST_PIXELS, UnreadablePicture, decode, picture_into, read_file
+from vitcore.data.view import View
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 
@@ -59,14 +60,31 @@ def gif(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def fitted(data: bytes) -> torch.Tensor:
+    """A random crop of it for a model, which decodes plain JPEG in parts; a small one in the middle."""
+    out, draws = torch.empty((3, 8, 8), dtype=torch.uint8), np.full(22, 0.3)
+    picture_into(out, data, View(size=(8, 8)), draws, (0.3, 0.6))
+    return out
+
+
+@pytest.fixture
+def warm() -> None:
+    """The decoders are imported, whose memory is not a picture's."""
+    for kind in FORMATS:
+        decode(encoded(kind))
+        fitted(encoded(kind))
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("reads", [decode, fitted])
 @pytest.mark.parametrize("make", [png, jpeg, gif])
 def test_a_picture_too_large_is_refused_before_memory_is_taken(
-    make: Callable[[int, int], bytes], tmp_path: Path
+    make: Callable[[int, int], bytes], reads: Callable[[bytes], torch.Tensor], tmp_path: Path
 ) -> None:
     (tmp_path / "bomb").write_bytes(make(65_000, 65_000))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UnreadablePicture, match=f"more than {MOST_PIXELS}"):
-        decode(read_file(str(tmp_path / "bomb")))
+        reads(read_file(str(tmp_path / "bomb")))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
@@ -79,6 +97,7 @@ def test_a_size_just_over_the_limit_is_over_it(tmp_path: Path, monkeypatch: pyte
         decode(read_file(str(tmp_path / "a.png")))
 
 
+@pytest.mark.usefixtures("warm")
 def test_of_an_animation_no_more_than_the_first_picture_is_decoded(tmp_path: Path) -> None:
     """400 pictures of a megapixel each would be 1.2 GB."""
     first = Image.new("RGB", (1000, 1000), (200, 10, 10))
@@ -96,11 +115,16 @@ def test_every_truncation_is_decoded_or_refused(kind: str, tmp_path: Path) -> No
     refused = 0
     for length in sorted({*range(0, 64), *range(64, len(whole), max(1, len(whole) // 64))}):
         path.write_bytes(whole[:length])
+        data = read_file(str(path))
         try:
-            assert decode(read_file(str(path))).shape == (3, 24, 32)
+            assert decode(data).shape == (3, 24, 32)
         except UnreadablePicture as e:
             assert str(e) and "\n" not in str(e), repr(e)
             refused += 1
+            with pytest.raises(UnreadablePicture):
+                fitted(data)
+        else:
+            fitted(data)
     assert refused > 64
     path.write_bytes(whole)
     assert decode(read_file(str(path))).shape == (3, 24, 32)
@@ -141,14 +165,15 @@ def fuzz(count: int, seed: int, folder: Path) -> None:
             else:
                 data[at] = (0, 1, 0x7F, 0x80, 0xFF)[int(rng.integers(0, 5))]
         path.write_bytes(data)
-        try:
-            image = decode(read_file(str(path)))
-        except UnreadablePicture as e:
-            assert str(e) and "\n" not in str(e), repr(e)
-        else:
-            assert image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3
-            decoded += 1
-    assert 0 < decoded < count
+        for reads in (decode, fitted):
+            try:
+                image = reads(read_file(str(path)))
+            except UnreadablePicture as e:
+                assert str(e) and "\n" not in str(e), repr(e)
+            else:
+                assert image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3
+                decoded += 1
+    assert 0 < decoded < 2 * count
 
 
 def test_mutants_are_decoded_or_refused(tmp_path: Path) -> None:
