@@ -16,6 +16,7 @@ import torch
 from torchvision.io import encode_jpeg
 
 from vitcore import cli
+from vitcore.data.augment import Augment
 from vitcore.data.datasets import open_dataset
 from vitcore.data.feed import Feed
 
@@ -153,3 +154,45 @@ def test_an_evaluation_of_which_nothing_can_be_read_is_refused(tree: Path, refus
         truncate(path)
     line = refuse("--bad-images", "skip", "--num_steps", "1")
     assert line.startswith("evaluation: none of 4 images could be read; ")
+
+
+def test_a_replacement_is_the_same_on_any_number_of_ranks_and_workers_and_is_named_and_counted(
+    tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [truncate(tree / "train" / "cat" / "1.jpg"), truncate(tree / "train" / "dog" / "3.jpg")]
+    truncate(tree / "val" / "dog" / "0.jpg")
+    found = []
+    for workers, ranks in ((0, 1), (0, 2), (3, 1), (3, 4)):
+        caplog.clear()
+        dataset = open_dataset(
+            "folder", img_size=SIDE, channels=3, data_path=tree, bad_images="replace", workers=workers, loader="threads"
+        )
+        feeds = [
+            Feed(dataset, seed=4, micro_batch=8 // ranks, eval_batch=4, world_size=ranks, rank=rank,
+                 augment=Augment(crop=(0.3, 1.0)))
+            for rank in range(ranks)
+        ]  # fmt: skip
+        batches = [feed.next_train(cursor)[0] for cursor in (0, 8, 16) for feed in feeds]
+        found.append([torch.cat([batch[part] for batch in batches]) for part in range(3)])  # type: ignore[misc]
+        assert feeds[0].next_eval(0)[0].weight.tolist() == [1.0, 1.0, 0.0, 1.0], "evaluation never replaces"
+        assert dataset.train.bad_images == 2 and feeds[0].bad_images == 3
+        for feed in feeds:
+            feed.close()
+        named = [line for line in caplog.messages if "not a readable picture (" in line]
+        assert sorted(line.rsplit("; ", 1)[1] for line in named) == ["replaced", "replaced", "skipped"]
+        assert {line.split(": ")[0] for line in named} >= {str(path) for path in bad}
+    images, labels, weight = found[0]
+    assert (weight == 1).all() and images.flatten(1).any(1).all()
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+    # Its label is that of the picture which stands there: with 8 pictures an epoch the classes are no longer 4 and 4.
+    assert any(labels[first : first + 8].sum() != TRAIN for first in (0, 8, 16))
+
+
+def test_where_nothing_can_be_read_replacing_ends(tree: Path, refuse: Refuse) -> None:
+    for path in (tree / "train").rglob("*.jpg"):
+        truncate(path)
+    line = refuse("--bad-images", "replace")
+    assert (
+        ": not a readable picture, and neither is any of the " in line
+        and "that were drawn in its place; check " in line
+    )

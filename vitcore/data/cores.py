@@ -34,9 +34,9 @@ def _quotas(memberships: Path, groups: Path) -> Iterator[float]:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             yield from _up(groups, path, _version_2)
-        elif "cpu" in controllers.split(","):
-            for mounted in (groups / "cpu", groups / controllers):
-                yield from _up(mounted, path, _version_1)
+        else:  # which of the controllers it is that limits cores, its files say
+            for mounted in sorted({controllers, *controllers.split(",")}):
+                yield from _up(groups / mounted, path, _version_1)
 
 
 def _up(root: Path, path: str, quota: Callable[[Path], float | None]) -> Iterator[float]:

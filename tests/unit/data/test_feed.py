@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from vitcore.data.augment import Augment
 from vitcore.data.batch import Batch
-from vitcore.data.datasets import Dataset, open_dataset
+from vitcore.data.datasets import Dataset, DatasetOptions, open_dataset
 from vitcore.data.feed import Feed
+from vitcore.data.order import sample_indices
+from vitcore.data.pictures import PictureSplit
 from vitcore.data.readahead import ReadAhead
 from vitcore.errors import VitcoreError
 
@@ -203,4 +206,158 @@ def test_an_exception_surfaces_in_the_call_that_wanted_the_value_and_only_there(
         ahead.get(2)
     assert ahead.get(1) == 1
     assert ahead.get(7) == 7  # The bad guess is dropped in silence.
+    ahead.close()
+
+
+class Numbered:
+    """A source of tiny pictures whose label is their index."""
+
+    def __init__(self, size: int) -> None:
+        self.labels = np.arange(size, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> np.ndarray:
+        return np.full((3, 2, 2), index % 256, dtype=np.uint8)
+
+    def where(self, index: int) -> str:
+        return f"number {index}"
+
+
+@dataclass
+class Numbers:
+    """A data set of `Numbered`."""
+
+    train: PictureSplit
+    eval: PictureSplit
+    name: str = "numbers"
+    num_classes: int = 1
+    channels: int = 3
+    class_names: tuple[str, ...] = ("one",)
+
+
+def numbers(size: int, source: type[Numbered] = Numbered, **options: object) -> Numbers:
+    shared = DatasetOptions(name="numbers", img_size=2, **options)  # type: ignore[arg-type]
+    return Numbers(PictureSplit(source(size), shared), PictureSplit(source(4), shared))
+
+
+def divided(global_batch: int) -> st.SearchStrategy[tuple[int, int, int]]:
+    """Ways to make a global batch: ranks, accumulation, micro-batch."""
+    whole = range(1, global_batch + 1)
+    ways = [(w, a, global_batch // w // a) for w in whole for a in whole if global_batch % (w * a) == 0]
+    return st.sampled_from(ways)
+
+
+@given(st.data(), st.integers(1, 8), st.integers(0, 2**63 - 1))
+@settings(max_examples=60, deadline=None)
+def test_any_ranks_and_cuts_see_the_one_sequence_and_each_picture_once_an_epoch(
+    data: st.DataObject, global_batch: int, seed: int
+) -> None:
+    size = data.draw(st.integers(global_batch, 40), label="size")
+    dataset, cursor, seen = numbers(size), 0, list[tuple[int, int, int]]()
+    for _ in range(data.draw(st.integers(1, 4), label="runs")):  # each resumes where the one before it was cut
+        world, accumulation, micro = data.draw(divided(global_batch), label="ranks, accumulation, micro-batch")
+        ranks = [
+            feed(dataset, seed=seed, world_size=world, rank=rank, micro_batch=micro, accumulation=accumulation)
+            for rank in range(world)
+        ]
+        for _ in range(accumulation * data.draw(st.integers(1, 6), label="steps")):
+            results = [rank.next_train(cursor) for rank in ranks]
+            for batch, _ in results:
+                shown = batch.images[:, 0, 0, 0].tolist()
+                seen += zip(batch.positions.tolist(), batch.labels.tolist(), shown, strict=True)
+            (cursor,) = {following for _, following in results}
+        for rank in ranks:
+            rank.close()
+    usable = size - size % global_batch
+    assert [position for position, _, _ in seen] == list(range(cursor))
+    expected = sample_indices(seed, np.arange(cursor), size, usable).tolist()
+    assert [label for _, label, _ in seen] == expected and [colour for _, _, colour in seen] == expected
+    for first in range(0, cursor, usable):
+        epoch = expected[first : first + usable]
+        assert len(set(epoch)) == len(epoch), "a picture is seen twice in one epoch"
+
+
+def test_a_slow_source_is_waited_for_and_a_fast_one_is_not() -> None:
+    class Slow(Numbered):
+        def read(self, index: int) -> np.ndarray:
+            time.sleep(0.02)
+            return super().read(index)
+
+    shares = []
+    for source in (Slow, Numbered):
+        one, cursor = feed(numbers(64, source), micro_batch=8), 0
+        one.next_train(0)  # the first batch is waited for in any case
+        began, before = time.perf_counter(), one.waited
+        for _ in range(8):
+            _, cursor = one.next_train(cursor)
+            time.sleep(0.03)  # a step
+        shares.append((one.waited - before) / (time.perf_counter() - began))
+        one.close()
+    assert shares[0] > 0.5 > shares[1], shares
+
+
+def test_evaluation_is_not_waiting_for_input() -> None:
+    one = feed()
+    one.next_eval(0)
+    assert one.waited == 0.0
+    one.next_train(0)
+    assert one.waited > 0.0
+    one.close()
+
+
+def test_pictures_are_mixed_in_pairs_and_so_a_micro_batch_is_even() -> None:
+    for mix in (Augment(mixup=0.8), Augment(cutmix=1.0)):
+        with pytest.raises(
+            VitcoreError, match=r"mixup and cutmix mix pairs of pictures, and micro_batch=15 is odd; make "
+        ):
+            feed(augment=mix, micro_batch=15)
+        one = feed(augment=mix, micro_batch=14)
+        assert one.next_train(0)[0].draws["own"].shape == (14,)
+        one.close()
+
+
+def test_batches_are_pinned_on_the_device_of_the_thread_that_made_the_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[tuple[int, torch.Size, str]] = []
+    device = threading.local()
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 3)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: setattr(device, "index", index))
+
+    def pin(part: torch.Tensor) -> torch.Tensor:
+        pinned.append((device.index, part.shape, threading.current_thread().name))
+        return part.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    augment = Augment(flip=True)
+    one, plain = feed(pin=True, augment=augment), feed(augment=augment)
+    for cursor in (0, 16):
+        assert same(one.next_train(cursor)[0], plain.next_train(cursor)[0])
+    assert same(one.next_eval(0)[0], plain.next_eval(0)[0])
+    one.close()
+    plain.close()
+    assert {index for index, _, _ in pinned} == {3}
+    assert any(name.startswith("vitcore-train") for _, _, name in pinned), "also from the thread that reads ahead"
+    assert [shape for _, shape, _ in pinned[:4]] == [(16, 1, 8, 8), (16,), (16,), (16,)]
+
+
+def test_reading_ahead_keeps_several_values_under_way_and_in_order() -> None:
+    begun, go = list[int](), threading.Event()
+
+    def load(cursor: int) -> int:
+        begun.append(cursor)
+        if cursor:
+            assert go.wait(10)
+        return cursor
+
+    ahead = ReadAhead(load, lambda cursor: cursor + 1 if cursor < 5 else None, "test", depth=3)
+    assert ahead.get(0) == 0
+    for _ in range(500):
+        if len(begun) == 4:
+            break
+        time.sleep(0.01)
+    assert sorted(begun) == [0, 1, 2, 3], "three are loaded at a time"
+    go.set()
+    assert [ahead.get(cursor) for cursor in range(1, 6)] == [1, 2, 3, 4, 5]
+    assert sorted(begun) == list(range(6)), "each is loaded once, and nothing after the last"
     ahead.close()
