@@ -27,7 +27,8 @@ __all__ = ["Recipe", "VitcoreError", "load", "recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe by name or file; each verb takes settings that replace the recipe's."""
+    """A recipe by name or file; each verb takes settings that replace the recipe's. The setting `dataset` may be a data set
+    of arrays as well, `vitcore.data.formats.arrays.ArrayData`."""
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +38,13 @@ class Recipe:
         from vitcore.config import Config, check_keys
         from vitcore.recipes import load_recipe
 
-        changed = check_keys({**self.settings, **settings}, f"recipe {self.name}")
+        given = {**self.settings, **settings}
+        if hasattr(given.get("dataset"), "open"):
+            # A data set that the program has made is from here on known by its name.
+            from vitcore.data.datasets import offer
+
+            given["dataset"] = offer(given["dataset"])
+        changed = check_keys(given, f"recipe {self.name}")
         values = {**load_recipe(self.name), "recipe": self.name, **changed}
         config = Config(**values).by_file(changed)
         return config if "name" in values else replace(config, name=config.recipe_name)

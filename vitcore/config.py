@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vitcore.errors import VitcoreError, nearest
 from vitcore.groups import UNDECAYED, parameter_groups
@@ -345,7 +345,7 @@ _WRONG = object()
 
 def _typed(value: Any, hint: Any) -> Any:
     """The value as the type holds it, or `_WRONG`."""
-    if get_origin(hint) is UnionType:
+    if get_origin(hint) in (UnionType, Union):  # which of both depends on the members
         return next((v for v in (_typed(value, kind) for kind in get_args(hint)) if v is not _WRONG), _WRONG)
     if get_origin(hint) is Literal:
         return value if value in get_args(hint) else _WRONG

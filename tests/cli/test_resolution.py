@@ -40,11 +40,8 @@ def test_a_data_set_of_the_original_selects_its_defaults(dataset: str, train: Ca
     assert {k: config[k] for k in ORIGINAL} == ORIGINAL
     assert (config["dataset"], config["recipe"]) == (dataset, "imagenet1k_sgd")
     refused = train("--dataset", dataset).refusal
-    if dataset == "imagenet1K":
-        assert refused.startswith("--pretrained_dir checkpoint/ViT-B_16.npz: ")
-        assert "--internal-perf-measure" in refused and "--pretrained_dir None" in refused
-    else:
-        assert refused.startswith(f"{dataset}: the reader of CIFAR files is not implemented yet; ")
+    assert refused.startswith("--pretrained_dir checkpoint/ViT-B_16.npz: ")
+    assert "--internal-perf-measure" in refused and "--pretrained_dir None" in refused
 
 
 def test_pretrained_weights_are_refused_by_name_and_never_ignored(train: Callable[..., Any], tmp_path: Path) -> None:

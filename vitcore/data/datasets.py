@@ -97,6 +97,17 @@ class DatasetOptions:
         return make_loader(self.workers, self.loader)
 
 
+class Offered(Protocol):
+    """A data set that a Python program brings, as `vitcore.data.formats.arrays.ArrayData` does."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self, options: DatasetOptions) -> Dataset:
+        """Its two splits, as the options ask; VitcoreError for options that it cannot meet."""
+        ...
+
+
 # Each opener is "module:function" of one DatasetOptions.
 DATASETS: dict[str, str] = {
     "digits": "vitcore.data.formats.digits:open_digits",
@@ -104,28 +115,58 @@ DATASETS: dict[str, str] = {
     "synthetic": "vitcore.data.formats.synthetic:open_synthetic",
     "folder": "vitcore.data.formats.folder:open_folder",
     "imagenet1K": "vitcore.data.formats.folder:open_folder",
+    "cifar10": "vitcore.data.formats.cifar:open_cifar",
+    "cifar100": "vitcore.data.formats.cifar:open_cifar",
+    "idx": "vitcore.data.formats.idx:open_idx",
+    "webdataset": "vitcore.data.formats.webdataset:open_webdataset",
+    "cached": "vitcore.data.formats.cached:open_cached",
 }
+# "hf:NAME" or "hf:NAME:CONFIG", a data set of Hugging Face's `datasets`.
+HUGGING_FACE = "hf:"
+DOWNLOADABLE = ("cifar10", "cifar100")
+_OFFERED: dict[str, Offered] = {}
 
-# Names of the original recipe that people will type, and why they are refused. Not in DATASETS, so nothing lists them
-# as available.
-NOT_YET: dict[str, str] = {
-    "cifar10": "the reader of CIFAR files is not implemented yet",
-    "cifar100": "the reader of CIFAR files is not implemented yet",
-}
+
+def offer(dataset: Offered) -> str:
+    """Make a program's own data set known by its name, which is returned: `open_dataset` and runs of this process find it
+    there. Another of the same name takes its place; VitcoreError for a name that is taken by a format."""
+    name = dataset.name
+    if name in DATASETS or name.startswith(HUGGING_FACE) or not name:
+        raise VitcoreError(f"data set {name!r}: the name is that of a format of files; give it another")
+    _OFFERED[name] = dataset
+    return name
+
+
+def open_offered(options: DatasetOptions) -> Dataset:
+    """Open what was offered under the options' name."""
+    return _OFFERED[options.name].open(options)
 
 
 def find_dataset(name: str) -> str:
     """The "module:function" that opens the data set `name`; VitcoreError when there is none."""
     if name in DATASETS:
         return DATASETS[name]
-    known = ", ".join(DATASETS)
-    if name in NOT_YET:
-        raise VitcoreError(f"{name}: {NOT_YET[name]}; unpack it as a folder of pictures, or choose one of {known}")
-    raise VitcoreError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}; choose one of {known}")
+    if name in _OFFERED:
+        return "vitcore.data.datasets:open_offered"
+    if name.startswith(HUGGING_FACE):
+        if not name.removeprefix(HUGGING_FACE).strip(":"):
+            raise VitcoreError(f"data set {name!r} has no name; write hf:NAME or hf:NAME:CONFIG, as hf:mnist")
+        return "vitcore.data.formats.hf:open_hf"
+    known = ", ".join([*DATASETS, *_OFFERED, "hf:NAME"])
+    raise VitcoreError(f"unknown data set {name!r}{nearest(name, [*DATASETS, *_OFFERED])}; choose one of {known}")
+
+
+def check_channels(name: str, has: int, wanted: int | None) -> None:
+    """Raises VitcoreError for a model that takes another number of channels than the data set gives."""
+    if wanted is not None and wanted != has:
+        raise VitcoreError(
+            f"{name}: pictures have {has} channel(s) and the model takes {wanted}; "
+            "choose a variant or a data set that fits the other"
+        )
 
 
 def open_dataset(
-    name: str,
+    name: str | Offered,
     *,
     img_size: int,
     channels: int | None = None,
@@ -141,14 +182,20 @@ def open_dataset(
     eval_size: int = 256,
     classes: int = 10,
 ) -> Dataset:
-    """Open a data set by name.
+    """Open a data set by name, or one that a program has made (`vitcore.data.formats.arrays`).
 
     img_size: side of the pictures, in pixels. channels: what the model takes; None accepts what the data has.
-    For folders of pictures only: data_path, workers (threads that decode; 0 decodes in the calling one), bad_images
-    ("stop" at a picture that cannot be read, or "skip" it). For synthetic only: train_size, eval_size, classes.
-    Raises VitcoreError for an unknown name, and for options or files that the data set cannot use.
+    For pictures in files: data_path; download, fetch published files that are missing there (`DOWNLOADABLE`, hf:NAME);
+    workers and loader, who decodes (0: the calling thread); bad_images, "stop" at a picture that cannot be read, "skip" or
+    "replace" it; interpolation, eval_resize and eval_crop_pct, see `vitcore.data.view.View`. For synthetic only: train_size,
+    eval_size, classes. Raises VitcoreError for an unknown name, and for options or files that the data set cannot use.
     """
+    name = name if isinstance(name, str) else offer(name)
     opener = find_dataset(name)
+    if download and name not in DOWNLOADABLE and not name.startswith(HUGGING_FACE):
+        raise VitcoreError(
+            f"{name}: there is nothing to download, --download serves {', '.join(DOWNLOADABLE)} and hf:NAME; leave it out"
+        )
     if img_size < 1:
         raise VitcoreError(f"{name}: img_size {img_size} must be at least 1; give the model's")
     if workers != "auto" and workers < 0:
@@ -176,9 +223,5 @@ def open_dataset(
     module, _, function = opener.partition(":")
     open_it: Callable[[DatasetOptions], Dataset] = getattr(import_module(module), function)
     dataset = open_it(options)
-    if channels is not None and channels != dataset.channels:
-        raise VitcoreError(
-            f"{name}: pictures have {dataset.channels} channel(s) and the model takes {channels}; "
-            "choose a variant or a data set that fits the other"
-        )
+    check_channels(name, dataset.channels, channels)
     return dataset

@@ -1,11 +1,15 @@
 """The registry, the embedded digits and the synthetic pictures."""
 
+import subprocess
+import sys
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
 
 from vitcore.data.augment import Augment
-from vitcore.data.datasets import open_dataset
+from vitcore.data.datasets import DATASETS, find_dataset, open_dataset
 from vitcore.data.formats.digits import read_digits
 from vitcore.errors import VitcoreError
 
@@ -24,10 +28,27 @@ def test_unknown_names_are_refused_with_the_nearest() -> None:
         open_dataset("digit", img_size=8)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_the_cifars_are_refused_by_name(name: str) -> None:
-    with pytest.raises(VitcoreError, match=f"^{name}: the reader of CIFAR files is not implemented yet"):
-        open_dataset(name, img_size=32)
+def test_every_name_has_an_opener_that_is_there() -> None:
+    for name, opener in {**DATASETS, "hf:any": find_dataset("hf:any")}.items():
+        module, _, function = opener.partition(":")
+        assert find_dataset(name) == opener
+        assert callable(getattr(import_module(module), function)), name
+
+
+def test_names_are_found_without_torch() -> None:
+    code = (
+        "import sys; from vitcore.data.datasets import DATASETS, find_dataset; [find_dataset(name) for name in DATASETS]\n"
+        "assert not {'torch', 'torchvision', 'PIL'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["digits", "folder", "imagenet1K", "idx", "webdataset", "synthetic"])
+def test_a_download_of_what_is_not_published_for_it_is_refused(name: str) -> None:
+    with pytest.raises(
+        VitcoreError, match=f"^{name}: there is nothing to download, --download serves cifar10, cifar100 and hf:"
+    ):
+        open_dataset(name, img_size=8, download=True)
 
 
 @pytest.mark.parametrize(
