@@ -22,9 +22,12 @@ VERBS = {
     "backends": "list backends, where each came from and whether it can run here",
     "conformance": "prove that a backend trains correctly",
     "new-backend": "write an installable plugin for a device, to be filled in",
+    "data": "sort published archives into folders, decode pictures into a cache",
     "lower": "print a recipe's step for any backend, without a device",
     "explain": "say what a run asks of a device before it is paid for: flushes, compilations, copies, memory",
 }
+# Where a verb's `main` is, if not in the module of its name.
+MODULES = {"data": "vitcore.data.verb"}
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -65,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"vitcore: error: {verb!r} is no verb{nearest(verb, [*VERBS])}; see vitcore --help", file=sys.stderr)
         return 2
-    return run(importlib.import_module(f"vitcore.{verb.replace('-', '_')}").main, argv[1:])
+    module = MODULES.get(verb, f"vitcore.{verb.replace('-', '_')}")
+    return run(importlib.import_module(module).main, argv[1:])
 
 
 if __name__ == "__main__":
