@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import copy as copies
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rig import HYPER, SEED, assert_same_bits, copy, digits, open_program, relative_error, run, spec
+from rig import HYPER, SEED, assert_same_bits, config, copy, digits, open_program, relative_error, run, spec
+from safetensors.torch import load_file
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+import vitcore
 from vitcore.backend import Backend
 from vitcore.data.feed import Feed
+from vitcore.errors import VitcoreError
 from vitcore.model.loss import cross_entropy
+from vitcore.plan import make_plan
 from vitcore.plugins import load_plugins
 from vitcore.runtime.executable import Executable, State
 from vitcore.step.build import StepSpec
+from vitcore.training import train
 
 MORE = {**HYPER, "ema_keep": 0.8, "rho": 0.3}
 
@@ -215,3 +221,31 @@ def test_an_evaluation_between_steps_changes_nothing_of_the_batch_ahead() -> Non
         state, _ = exe.log(exe.eval(state, 2))
         states.append(run_with(exe, state, 2))
     assert_same_bits(plain.saved(states[0]), early.saved(states[1]))
+
+
+# ---- whole runs ----
+
+
+def test_a_run_with_an_average_evaluates_and_gives_away_the_average(tmp_path: Path) -> None:
+    plan = make_plan(config(tmp_path, ema=0.9, dropout=0.0, augment_flip=True, num_steps=12, eval_every=12))
+    result = train(plan, quiet=True)
+    tensors = load_file(Path(str(result.checkpoint)) / "state.safetensors")
+    loaded = dict(vitcore.load(result.run_dir).named_parameters())
+    assert all(torch.equal(loaded[n.removeprefix("ema/")], t) for n, t in tensors.items() if n.startswith("ema/"))
+    assert any(not torch.equal(loaded[n.removeprefix("params/")], t) for n, t in tensors.items() if n[:7] == "params/")
+
+
+@pytest.mark.parametrize("more", [{"ema": 0.9}, {"sam_rho": 0.05}, {"drop_path": 0.2}, {"mixup": 0.8, "cutmix": 1.0},
+                                  {"erase": 0.5, "augment_flip": True}, {"patch_dropout": 0.3}])  # fmt: skip
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(more: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"num_steps": 9, "eval_every": 0, "save_every": 3, **more}
+    whole = train(make_plan(config(tmp_path / "whole", **settings)), quiet=True)
+    cut = train(make_plan(config(tmp_path / "cut", **settings)), quiet=True, stop_at=4)
+    assert cut.steps == 4
+    rest = train(make_plan(config(tmp_path / "cut", **settings, resume=cut.run_dir)), quiet=True)
+    assert_same_bits(*(load_file(Path(str(r.checkpoint)) / "state.safetensors") for r in (whole, rest)))
+
+
+def test_mixing_in_odd_micro_batches_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(VitcoreError, match="even"):
+        train(make_plan(config(tmp_path, mixup=0.2, train_batch_size=10, gradient_accumulation_steps=2)), quiet=True)

@@ -56,3 +56,26 @@ def test_marks_at_random_change_no_value(lazysim: Any) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert len(set(said["ends"])) == 1 and len(set(said["marks"])) > 3, said
+
+
+@pytest.fixture(scope="module")
+def rules(lazysim: Any) -> dict[str, Any]:
+    done = lazysim(str(HERE / "lazy_rules.py"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+@pytest.mark.parametrize(
+    "rule",
+    "average ascent augmented sigmoid drop_path patch_dropout lamb lion muon frozen".split(),
+)
+def test_every_rule_records_what_the_reference_computes(rules: dict[str, Any], rule: str) -> None:
+    said = rules[rule.replace("_", " ")]
+    for here, there in zip(said["losses"], said["reference"], strict=True):
+        # Of a step of signs a rounding may turn one round.
+        assert here == pytest.approx(there, rel=2e-3 if rule == "lion" else 2e-4)
+    assert len({loss for loss, _ in said["losses"]}) == 8, "it trains"
+    flushes, compiles, fallbacks = zip(*said["counts"])
+    assert set(flushes) == {said["predicted"]} and not any(fallbacks), said["counts"]
+    assert compiles[0] > 0 and not any(compiles[2:]), said["counts"]
