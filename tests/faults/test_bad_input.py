@@ -62,7 +62,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("train --num_steps", ["--num-steps", "vitcore train --help"]),
         ("train --num_steps 3.5", ["--num-steps", "'3.5'", "vitcore train --help"]),
         ("train --learning_rate fast", ["--learning-rate", "'fast'", "vitcore train --help"]),
-        ("train --optimizer lion", ["--optimizer", "'lion'", "'sgdm', 'adamw'"]),
+        ("train --optimizer lions", ["--optimizer", "'lions'", "'sgdm', 'adamw'"]),
         ("train --print-step=source", ["--print-step", "'source'", "'lowered'"]),
         ("train --augment_scale 1", ["--augment-scale", "2 values"]),
         ("train --augment_scale 2 1", ["--augment_scale (2.0, 1.0) is no range", "low <= high"]),
