@@ -82,7 +82,7 @@ def test_any_backend_can_be_run(explain: Call) -> None:
         ("--backend nowhere", "backend 'nowhere' is not known"),
         ("--backend hpu-lazy --run", "backend 'hpu-lazy' cannot run here"),
         ("--backend cpu --run --steps 1", "--steps 1 is too few"),
-        ("--backend cpu --run --dataset cifar10", "cifar10"),
+        ("--backend cpu --run --dataset cifar10 --pretrained_dir None", "cifar10: no data path; give the folder"),
         ("--backend cpu --stepz 3", "--stepz"),
         ("--backend cpu --disable_kernel nothing", "is no kernel of backend"),
         ("--backend cpu --output /dev/null/x", "--output /dev/null/x"),
