@@ -46,7 +46,7 @@ def usable_length(n: int, global_batch: int) -> int:
 def epoch_permutation(seed: int, epoch: int, n: int) -> Int64s:
     """The order of the indices 0 .. n-1 in one epoch; read-only, since the last two are kept.
 
-    For 10 million samples it takes 2 seconds and 240 MB, of which 80 MB stay. Threads that ask for the same one wait for
+    For 10 million samples it takes 1.7 seconds and 200 MB, of which 80 MB stay. Threads that ask for the same one wait for
     the first of them.
     """
     with _one_at_a_time:
