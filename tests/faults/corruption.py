@@ -420,12 +420,12 @@ def can_be_read(data: bytes) -> bool:
     return True
 
 
-def write(folder: Path, files: range, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> set[str]:
-    """Write files by number, the kinds in turn, into one folder a class; the paths below `folder` of those that cannot be
-    read."""
+def write(folder: Path, files: range, good: int, seed: int, classes: tuple[str, ...] = ("cat", "dog")) -> set[str]:
+    """Write files by number, the kinds in turn, and behind them some that are as they should be, into one folder a class;
+    the paths below `folder` of those that cannot be read."""
     unreadable = set()
-    for i in files:
-        each, rng = KINDS[i % len(KINDS)], np.random.default_rng([seed, i])
+    for i in range(files.start, files.stop + good):
+        each, rng = KINDS[i % len(KINDS) if i in files else i % 4], np.random.default_rng([seed, i])
         path = folder / classes[i // len(KINDS) % 2 ^ i % 2] / f"{i:05d}-{each.name}{each.ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         data = each.make(rng)
