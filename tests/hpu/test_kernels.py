@@ -6,6 +6,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from vitcore.plugins import load_plugins
 from vitcore.runtime.executable import Executable
 from vitcore.runtime.hyper import Hyper
 from vitcore.runtime.reference import REFERENCE
+from vitcore.step.ir import Group
 from vitcore.testing.problem import GROUPS, Subject, hyper, reference
 
 Make = Callable[..., Gaudi]
@@ -188,6 +190,31 @@ def test_clipping_follows_a_bound_that_moves(gaudi: Make, lazy: bool) -> None:
         assert all(p.grad is None for p in exe.rt.own_params())
     assert [c["max_norm"] for c in device.called("FusedClipNorm")] == [0.5, 1e9, 0.5]
     assert {c["count"] for c in device.called("FusedClipNorm.clip_norm")} == {len(exe.rt.names)}
+
+
+@MODES
+@pytest.mark.parametrize(("kernel", "optimizer"), [("fused_sgd", "sgdm"), ("fused_adamw", "adamw")])
+def test_what_is_frozen_is_not_handed_to_the_library_and_the_others_do_not_notice(
+    gaudi: Make, lazy: bool, kernel: str, optimizer: str
+) -> None:
+    device = gaudi(lazy=lazy)
+    of = subject(device)
+    whole = of.open(of.spec(optimizer))
+    params, state = updates(whole, kernel, OKS)
+    frozen = Group("frozen", r"^blocks\.1\.|^pos_embed", frozen=True)
+    exe = of.open(replace(of.spec(optimizer), groups=(frozen, *GROUPS)))
+    start, trained = opened_params(exe), {*exe.rt.trained}
+    part, kept = updates(exe, kernel, OKS)
+    assert len(exe.rt.names) - len(trained) == 13
+    for i in range(len(exe.rt.names)):
+        assert torch.equal(part[i], params[i] if i in trained else start[i]), exe.rt.names[i]
+        for slot in kept.keys() - {"step"}:
+            assert torch.equal(kept[slot][i], state[slot][i]) if i in trained else kept[slot][i] is None
+    grads = exe.rt.bundle([g for i, g in enumerate(bundle(exe, 0)) if i in trained])
+    clipped, norm = exe.rt.grads_clip__fused_clip_norm(grads, Hyper({"max_norm": 0.5}, exe.rt.device))
+    near([norm], [torch.cat([g.flatten() for i, g in enumerate(bundle(exe, 0)) if i in trained]).norm()])
+    assert len(clipped) == len(exe.rt.names)
+    assert device.called("FusedClipNorm.clip_norm")[-1]["count"] == len(trained)
 
 
 def test_fused_attention_is_asked_by_position_with_its_scale(gaudi: Make) -> None:
