@@ -39,6 +39,11 @@ class PictureSplit:
         return len(self._source)
 
     @property
+    def source(self) -> Source:
+        """The samples as they are stored."""
+        return self._source
+
+    @property
     def bad_images(self) -> int:
         """Pictures that could not be read so far, each counted once."""
         return len(self._bad)
