@@ -7,6 +7,7 @@ Each kind says whether such a file can be read ("yes"), cannot ("no"), or whethe
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -23,7 +24,7 @@ Reads = Literal["yes", "no", "depends"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of fault: what such a file is called, and its bytes. `make` gives None for a link to nothing."""
+    """One kind of fault: what such a file is called, and its bytes. `make` gives None where there are none."""
 
     name: str
     reads: Reads
@@ -333,7 +334,7 @@ def wrong_checksum_of_the_header(rng: Rng) -> bytes:
 
 @kind("no", "jpg")
 def no_file(rng: Rng) -> None:
-    """A link to nothing."""
+    """A link to nothing, or a pipe that nobody writes to."""
 
 
 # ---- it depends ----
@@ -429,7 +430,9 @@ def write(folder: Path, files: range, good: int, seed: int, classes: tuple[str, 
         path = folder / classes[i // len(KINDS) % 2 ^ i % 2] / f"{i:05d}-{each.name}{each.ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         data = each.make(rng)
-        if data is None:
+        if data is None and i // len(KINDS) % 2:
+            os.mkfifo(path)
+        elif data is None:
             path.symlink_to("nothing")
         else:
             path.write_bytes(data)
