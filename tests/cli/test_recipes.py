@@ -19,7 +19,8 @@ from vitcore.recipes.show import claim
 SHIPPED = {p.stem: p for p in sorted((Path(__file__).parents[2] / "vitcore" / "recipes").glob("*.toml"))}
 OF_IMAGENET = ("imagenet1k_sgd", "vit_paper_finetune", "augreg", "deit3_small_budget")
 HERE = ("--model_type ViT-Ti_16 --img_size 32 --pretrained_dir None --train_batch_size 8 --gradient_accumulation_steps 2 "
-        "--eval_batch_size 4 --num_steps 2 --warmup_steps 1 --eval_every 0 --backend cpu --threads 1 --workers 0").split()  # fmt: skip
+        "--eval_batch_size 4 --num_steps 2 --warmup_steps 1 --eval_every 0 --backend cpu --threads 1 "
+        "--workers 0").split()  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_flags_override_a_recipe_in_a_file_that_overrides_the_defaults(
         ("learning_rate = true", "learning_rate = True is not of type float"),
         ("json = 1", "json = 1 is not of type bool"),
         ("model_type = 3", "model_type = 3 is not of type str"),
-        ('optimizer = "lion"', "optimizer = 'lion' is not of type Literal['sgdm', 'adamw']"),
+        ('optimizer = "adagrad"', "optimizer = 'adagrad' is not of type Literal['sgdm', 'adamw', "),
         ("data_path = 5", "data_path = 5 is not of type str | None"),
         ('dropout = "x"', "dropout = 'x' is not of type float | None"),
         ("augment_scale = [1, 2, 3]", "augment_scale = [1, 2, 3] is not of type tuple[float, float]"),
@@ -117,7 +117,7 @@ def test_a_recipe_file_that_cannot_be_read_is_named(train: Callable[..., Any], t
         assert train("--recipe", name).refusal.startswith(complaint)
     assert train("--recipe missing.toml").refusal.startswith("recipe file 'missing.toml' does not exist")
     unknown = train("--recipe digts").refusal
-    assert unknown.startswith("recipe 'digts' is unknown (did you mean 'digits'?); choose one of digits, ")
+    assert unknown.startswith("recipe 'digts' is unknown (did you mean 'digits'?); choose one of ")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_from_python_settings_are_checked_as_those_of_a_file_are() -> None:
     assert vitcore.recipe("digits", learning_rate=1).config(seed=3).learning_rate == 1.0
     with pytest.raises(VitcoreError, match=r"'learning_rat' is no setting of a run \(did you mean 'learning_rate'"):
         vitcore.recipe("digits").config(learning_rat=1)
-    with pytest.raises(VitcoreError, match=r"optimizer = 'lion' is not of type"):
-        vitcore.recipe("digits").lower("cpu", optimizer="lion")
+    with pytest.raises(VitcoreError, match=r"optimizer = 'adagrad' is not of type"):
+        vitcore.recipe("digits").lower("cpu", optimizer="adagrad")
 
 
 def test_of_several_ranks_one_says_what_flags_mean(train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

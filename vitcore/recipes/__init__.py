@@ -49,7 +49,7 @@ def load_recipe(recipe: str) -> dict[str, Any]:
 
 def _load(recipe: str, above: tuple[Path, ...]) -> dict[str, Any]:
     path = find_recipe(recipe)
-    if path in above:
+    if path.resolve() in above:
         chain = " -> ".join(p.name for p in (*above, path))
         raise VitcoreError(f"recipe {path}: its base leads back to itself ({chain}); take out one base")
     values = _python(path) if path.suffix == ".py" else _toml(path)
@@ -58,7 +58,7 @@ def _load(recipe: str, above: tuple[Path, ...]) -> dict[str, Any]:
         raise VitcoreError(f"recipe {path}: base = {base!r} is no recipe; give the name or the path of one")
     if base is not None and base.endswith((".toml", ".py")):
         base = str(path.parent / base)
-    return {**(_load(base, (*above, path)) if base else {}), **check_keys(values, f"recipe {path}")}
+    return {**(_load(base, (*above, path.resolve())) if base else {}), **check_keys(values, f"recipe {path}")}
 
 
 def find_recipe(recipe: str) -> Path:
@@ -75,7 +75,7 @@ def find_recipe(recipe: str) -> Path:
         path = files[recipe]
     if not path.is_file():
         raise VitcoreError(f"recipe file {recipe!r} does not exist; give the path of a .toml or .py file")
-    return path.resolve()
+    return path
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def examine(path: Path, overrides: Mapping[str, Any] | None = None) -> Weights:
         averaged = any(n.startswith(own.AVERAGE) for n in file.arrays)
         prefix, other = (own.AVERAGE, own.PARAMETERS) if averaged else (own.PARAMETERS, own.AVERAGE)
         names = {n.removeprefix(prefix): a for n, a in file.arrays.items() if not n.startswith((*_OTHER_STATE, other))}
-        notes = ("these are the moving average of the run's parameters, as its evaluations were",) if averaged else ()
+        notes: tuple[str, ...] = ()
+        if averaged:
+            notes = ("these are the moving average of the run's parameters, as its evaluations were",)
         return _checked(file, "vitcore", names, said, own.pieces, notes, {}, changes)
     layout = next((known for known in LAYOUTS if known.matches(file.arrays)), None)
     if layout is None:

@@ -39,6 +39,8 @@ def reordered(draw: st.DrawFn, ops: tuple[Op, ...]) -> tuple[Op, ...]:
 
 def _before(early: Op, late: Op) -> bool:
     """Whether `early` must stay before `late`: it defines or touches a value of late's that is not free."""
+    if early.name == "model.backward" and late.name.startswith("params."):
+        return True  # the tape holds parameters that are about to be consumed, which its own operands do not show
     touched = {v for o in (early, *walk(early.body)) for v in (*o.args, *o.outs)}
     return any(a in touched and (a.ty.linear or a in early.outs) for o in (late, *walk(late.body)) for a in o.args)
 
@@ -58,6 +60,9 @@ def steps(draw: st.DrawFn) -> Module:
         accumulation=draw(st.sampled_from([1, 1, 2, 16])),
         clip=draw(st.booleans()),
         label_smoothing=draw(st.sampled_from([0.0, 0.1])),
+        augment=draw(st.sampled_from([(), (), ("flip", "mix")])),
+        ema=draw(st.booleans()),
+        sam=draw(st.sampled_from([False, False, True])),
         groups=tuple(Group(f"g{i}", f"blocks.{i}", lr=0.5**i) for i in range(groups)),
     )
     module = build(spec)
@@ -80,7 +85,7 @@ def steps(draw: st.DrawFn) -> Module:
         text = _insert(text, "  yield", f"  {new} = metrics.add {old}, %loss {{name=loss}} : metrics")
         text = text.replace(f"%kb, {old}\n", f"%kb, {new}\n")
     if draw(st.booleans()):  # a second accumulation, of zeros alone
-        text = _insert(text, "%gs =", "%z = grads.zero %p : grads<f32 sum partial>")
+        text = _insert(text, "%gs =", f"%z = grads.zero %p{'l' * spec.sam} : grads<f32 sum partial>")
         text = _insert(text, "%gs =", "%gz = grads.add %z, %g : grads<f32 sum partial>")
         text = text.replace("grads.scale %g ", "grads.scale %gz ").replace("all_reduce %g ", "all_reduce %gz ")
     train = parse(text)
@@ -90,7 +95,8 @@ def steps(draw: st.DrawFn) -> Module:
 
 
 FLUSHES = st.tuples(*[st.sampled_from([0, 0, 1, 3])] * 3)
-DEVICE_OPS = sorted(name for name, row in OPS.items() if not row.effects & {"host", "transfer"} and name != "rng.split")
+HOST_OPS = ("rng.split", "data.advance")
+DEVICE_OPS = sorted(name for name, row in OPS.items() if not row.effects & {"host", "transfer"} and name not in HOST_OPS)
 
 
 @st.composite
@@ -99,7 +105,9 @@ def made_up(draw: st.DrawFn) -> tuple[Backend, list[Kernel]]:
     split_after = draw(st.frozensets(st.sampled_from(sorted(OPS)), max_size=4))
     mark = "nobody:marks" if draw(st.booleans()) else None
     precisions = ("fp32", "bf16")
-    backend = Backend(name="made-up", device="x", mark=mark, split_after=split_after, precisions=precisions)
+    backend = Backend(
+        name="made-up", device="x", mark=mark, split_after=split_after, precisions=precisions, prefetch=draw(st.booleans())
+    )  # fmt: skip
     claimed = draw(st.lists(st.sampled_from(DEVICE_OPS), max_size=6, unique=True))
     return backend, [Kernel(op, "vendor", "nobody:has_it", flushes=draw(FLUSHES)) for op in claimed]
 
@@ -121,6 +129,7 @@ class Change:
 ALLOWED = {
     "inline_single_repeat": Change(flow=frozenset({"repeat", "yield"})),
     "fold_zero_add": Change(gone=frozenset({"grads.zero", "grads.add"})),
+    "prefetch": Change(gone=frozenset({"data.next"}), moved=frozenset({"data.advance", "data.peek", "data.put"})),
     "carry_zero_grads": Change(moved=frozenset({"grads.zero"})),
     "form_regions": Change(flow=frozenset({"rt.region", "yield"})),
     "place_marks": Change(flow=frozenset({"rt.mark"})),
