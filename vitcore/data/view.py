@@ -29,4 +29,6 @@ class View:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.crop_pct <= 1.0:
-            raise VitcoreError(f"crop_pct={self.crop_pct} is no share of a picture's side; give one in (0, 1], as 0.875")
+            raise VitcoreError(
+                f"crop_pct={self.crop_pct} is no share of a picture's side; give one in (0, 1], as 0.875"
+            )

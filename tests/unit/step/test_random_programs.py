@@ -96,7 +96,9 @@ def steps(draw: st.DrawFn) -> Module:
 
 FLUSHES = st.tuples(*[st.sampled_from([0, 0, 1, 3])] * 3)
 HOST_OPS = ("rng.split", "data.advance")
-DEVICE_OPS = sorted(name for name, row in OPS.items() if not row.effects & {"host", "transfer"} and name not in HOST_OPS)
+DEVICE_OPS = sorted(
+    name for name, row in OPS.items() if not row.effects & {"host", "transfer"} and name not in HOST_OPS
+)
 
 
 @st.composite
