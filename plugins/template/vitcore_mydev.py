@@ -22,6 +22,8 @@ BACKEND = Backend(
     split_after=frozenset(),  # such as frozenset({"model.forward"})
     collective=None,  # torch.distributed's backend for the device's tensors; None: one process only
     precisions=("fp32",),  # and "bf16" (torch.autocast of the device), "bf16-casts" (casts in the graph)
+    pinned=False,  # whether batches lie in pinned memory of the host, from which the device copies while it computes
+    prefetch=False,  # whether the next batch is put on the device while this one's step runs
     rank=0,  # --backend auto takes the highest that can run here; `vitcore backends` lists them in this order
     about="mydev, as it was generated",  # one line for `vitcore backends`
 )

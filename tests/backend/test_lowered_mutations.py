@@ -56,6 +56,11 @@ EXPLAINED: dict[tuple[str, str], tuple[str, ...]] = {
         "@train swap: data.put / rng.split | model.backward / metrics.add loss | grads.add / metrics.add loss",
         "@train swap: metrics.add loss / grads.scale | health.check / grads.zero",
         "@log swap: metrics.read / rt.region log_body_2",
+        "@init swap: rt.region slots / data.peek",
+    ),
+    (OTHER, "a type says that a value is a cursor, not how far it went; the tests of prefetch and resume see this"): (
+        "@train bypass: data.advance",
+        "@train chain: data.advance",
     ),
     (SAME, "a region groups ops and computes nothing: without it they run one by one, up to the same flush"): (
         "@init unwrap: rt.region slots",
@@ -231,7 +236,7 @@ def on_the_host(kernel: Kernel) -> Kernel:
 def cached(feed: Feed) -> Any:
     """The feed, each batch of it loaded once."""
     once = {name: functools.cache(getattr(feed, name)) for name in ("next_train", "next_eval")}
-    return SimpleNamespace(**once, close=feed.close)
+    return SimpleNamespace(**once, after_train=feed.after_train, close=feed.close)
 
 
 def differs(one: Any, other: Any) -> bool:
