@@ -25,8 +25,11 @@ _SCAN, _EXIF = 0xDA, 0xE1
 _ALL_COEFFICIENTS = b"\0\x3f\0"
 # Frames that are read here: baseline, extended sequential, progressive.
 _FRAMES, _SEQUENTIAL = (0xC0, 0xC1, 0xC2), (0xC0, 0xC1)
-_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+# Segments that say nothing about size and place: tables of Huffman codes and quantisation, restart intervals, applications' and
+# comments.
+_SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xFE, 0xE0, *range(0xE2, 0xF0)})
 _ORIENTATION = 0x0112
+_SPACES = {1: "GRAY", 3: "RGB", 4: "RGBX"}
 
 
 class Header(NamedTuple):
@@ -64,13 +67,13 @@ def read_header(data: bytes | memoryview) -> Header | None:
         if kind == 0xFF:  # a byte of filling
             at += 1
             continue
-        if kind < 0xC0 or 0xD0 <= kind <= 0xD9 or kind in _OTHER_FRAMES:
-            return None
         length = data[at + 2] << 8 | data[at + 3]
         body, following = at + 4, at + 2 + length
         if length < 2 or following > end:
             return None
-        if kind in _FRAMES:
+        if kind in _SKIPPED:
+            at = following
+        elif kind in _FRAMES:
             if frame is not None or length < 8 or data[body] != 8:
                 return None
             height, width = data[body + 1] << 8 | data[body + 2], data[body + 3] << 8 | data[body + 4]
@@ -81,8 +84,11 @@ def read_header(data: bytes | memoryview) -> Header | None:
             if not block:
                 return None
             frame = (body + 1, height, width, components, block, kind in _SEQUENTIAL)
-        elif kind == _EXIF and orientation == 1 and length >= 16 and bytes(data[body : body + 6]) == b"Exif\0\0":
-            orientation = _orientation(data[body + 6 : following])
+            at = following
+        elif kind == _EXIF:
+            if orientation == 1 and length >= 16 and bytes(data[body : body + 6]) == b"Exif\0\0":
+                orientation = _orientation(data[body + 6 : following])
+            at = following
         elif kind == _SCAN:
             if frame is None:
                 return None
@@ -91,7 +97,8 @@ def read_header(data: bytes | memoryview) -> Header | None:
                 return None  # a scan of a progressive file, of which this decoder would show the first and say nothing
             sequential = sequential and data[body] == components
             return Header(height, width, components == 1, orientation, block, sequential, height_at, following)
-        at = following
+        else:  # another kind of frame, or nothing that belongs there
+            return None
     return None
 
 
@@ -101,28 +108,27 @@ def is_whole(data: bytes | memoryview, header: Header) -> bool:
     return _END in bytes(data[max(header.scan_at, len(data) - 64) :]) or _END in bytes(data[header.scan_at :])
 
 
-def decode_top(data: bytes | memoryview, header: Header, scale: int, bottom: int, grey: bool) -> Pixels:
+def decode_top(data: bytes | memoryview, header: Header, scale: int, bottom: int, channels: int) -> Pixels:
     """The picture from its first row to at least row `bottom` (outside), both as stored, each side divided by `scale` (1
-    or one of SCALES) and rounded up; (rows, columns, 3), or 1 where grey. Where rows are left out they are not decoded.
+    or one of SCALES) and rounded up; (rows, columns, channels). The rows below are not decoded. channels: 1 is grey, 3 are
+    colours, and 4 are colours and a byte that means nothing, for those who want a pixel in a machine word.
 
     `data` must be whole (`is_whole`). Raises ValueError with the decoder's words.
     """
     import simplejpeg
 
     file: bytes | bytearray | memoryview = data
-    rows = header.height
-    if header.sequential:
-        # The decoder stops after as many rows as the header announces; those below, a fifth of a picture for random
-        # crops, cost nothing. One row more, as the colours of a row of blocks reach into the next: with it, the rows
-        # asked for are the same to the last bit.
-        rows = min(rows, (bottom // header.block + 1) * header.block)
-        if rows < header.height:
-            file = bytearray(data)
-            file[header.height_at : header.height_at + 2] = rows.to_bytes(2, "big")
-    shape = (-(-rows // scale), -(-header.width // scale), 1 if grey else 3)
+    # The decoder stops each scan after as many rows as the header announces, and looks for the next marker; what is below, a
+    # fifth of a picture for random crops, costs next to nothing. The colours of a row of blocks reach into the next, and
+    # what smooths unfinished progressive files reaches over two: with these more, no bit of the rows asked for changes.
+    rows = min(header.height, (bottom // header.block + (1 if header.sequential else 3)) * header.block)
+    if rows < header.height:
+        file = bytearray(data)
+        file[header.height_at : header.height_at + 2] = rows.to_bytes(2, "big")
+    shape = (-(-rows // scale), -(-header.width // scale), channels)
     # Not strict: it would refuse what comes after the last row, and what other decoders only warn of.
     pixels: Pixels = simplejpeg.decode_jpeg(
-        file, "GRAY" if grey else "RGB", min_height=shape[0], min_width=shape[1], strict=False
+        file, _SPACES[channels], min_height=shape[0], min_width=shape[1], strict=False
     )
     if pixels.shape != shape:
         raise ValueError(f"it was decoded to {pixels.shape} and announces {shape}")

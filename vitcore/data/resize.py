@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+import threading
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,10 @@ _SUPPORT: dict[Interpolation, float] = {"bilinear": 1.0, "bicubic": 2.0}
 # An error of place of this many source pixels is taken as none, and this many pixels are computed and dropped at most to get
 # there.
 _CLOSE, _MOST_LEAD = 1 / 64, 32
+
+# Bytes behind a resized picture that may be read and mean nothing.
+_SLACK = 4
+_threads = threading.local()
 
 # EXIF's orientations: whether the stored picture is to be transposed, and then mirrored upside down and left to right.
 _TURNS = {1: (False, False, False), 2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
@@ -116,39 +121,63 @@ def span(window: Window, count: int, length: int, scale: int, interpolation: Int
     return Span(start, max(stop, start + 1), count, lead, step)
 
 
-def resize_part(image_HWC: Pixels, rows: Span, columns: Span, interpolation: Interpolation) -> Pixels:
-    """The part of a picture at its new size, (rows.made, columns.made, C). May share memory with the picture."""
+def resize_into(
+    out_CHW: Tensor, image_HWC: Pixels, rows: Span, columns: Span, interpolation: Interpolation, orientation: int = 1
+) -> None:
+    """Resize the part of a picture of 1, 3 or 4 channels that the spans say, turn it upright, and write it where a batch wants
+    it: grey as all channels, colours as luma for one channel, without the fourth."""
     part_HWC = image_HWC[rows.start : rows.stop, columns.start : columns.stop]
     if rows.whole and columns.whole and rows.step == columns.step == 1.0:
-        return part_HWC
+        planes: list[npt.NDArray[Any]] = [part_HWC[..., channel] for channel in range(min(3, part_HWC.shape[2]))]
+    else:
+        planes = _resized(part_HWC, rows, columns, interpolation)
+    transposed, down, right = _TURNS[orientation]
+    if transposed:
+        planes = [plane.T for plane in planes]
+    if down or right:
+        planes = [plane[:: -1 if down else 1, :: -1 if right else 1] for plane in planes]
+    if len(out_CHW) == 1 and len(planes) == 3:
+        # ITU-R BT.601, in the fixed point of Pillow's convert("L").
+        red, green, blue = (plane.astype(np.uint8).astype(np.uint32) for plane in planes)
+        planes = [(red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16]
+    for channel, out in enumerate(out_CHW.numpy()):  # by planes: twice as fast as one copy that permutes
+        np.copyto(out, planes[min(channel, len(planes) - 1)], casting="unsafe")
+
+
+def _resized(part_HWC: Pixels, rows: Span, columns: Span, interpolation: Interpolation) -> list[npt.NDArray[Any]]:
+    """The part's channels at their new size, without a fourth, each (rows.made, columns.made); of four they are words, of
+    which the lowest byte counts. They are the thread's scratch memory, good until the next picture."""
+    channels = part_HWC.shape[2]
+    height, width = rows.lead + rows.made, columns.lead + columns.made
     # Contiguous with the channels last: the resize of uint8 is several times faster so, with the same result. NumPy makes
-    # the copy: torch would start a team of threads for it in every decoding thread. Writable, or torch warns.
-    image_1CHW = torch.from_numpy(np.require(part_HWC, requirements=["C", "W"])).permute(2, 0, 1)[None]
-    operator = (
+    # the copy: torch would start a team of threads for it in every decoding thread. Writable, or torch warns. And torch has
+    # to add the first axis, or it would not see the order of the others.
+    image_1HWC = torch.from_numpy(np.require(part_HWC, requirements=["C", "W"])).unsqueeze(0)
+    memory = _scratch(height * width * channels + _SLACK)
+    made_HWC = memory[: height * width * channels].reshape(height, width, channels)
+    resize = (
         torch.ops.aten._upsample_bicubic2d_aa if interpolation == "bicubic" else torch.ops.aten._upsample_bilinear2d_aa
     )
-    resized_1CHW = operator(
-        image_1CHW,
-        (rows.lead + rows.made, columns.lead + columns.made),
+    resize.out(
+        image_1HWC.permute(0, 3, 1, 2),
+        (height, width),
         False,
         None if rows.whole else 1.0 / rows.step,
         None if columns.whole else 1.0 / columns.step,
+        out=torch.from_numpy(made_HWC).unsqueeze(0).permute(0, 3, 1, 2),
     )
-    resized_HWC: Pixels = resized_1CHW[0].permute(1, 2, 0).numpy()
-    return resized_HWC[rows.lead :, columns.lead :]
+    if channels != 4:
+        return [made_HWC[rows.lead :, columns.lead :, channel] for channel in range(channels)]
+    # A byte of every four is not copied with vectors, but the lowest byte of words is. Those of the second channel are the
+    # words that begin a byte later, the last of which ends in the slack.
+    first = 4 * (rows.lead * width + columns.lead)
+    shape, strides = (rows.made, columns.made), (4 * width, 4)
+    return [np.ndarray(shape, "<u4", memory.data, first + channel, strides) for channel in range(3)]
 
 
-def write(out_CHW: Tensor, image_HWC: Pixels, orientation: int = 1) -> None:
-    """Write a small picture, turned upright, where a batch wants it: grey as all channels, colours as luma for one."""
-    transposed, down, right = _TURNS[orientation]
-    if transposed:
-        image_HWC = image_HWC.transpose(1, 0, 2)
-    if down or right:
-        image_HWC = image_HWC[:: -1 if down else 1, :: -1 if right else 1]
-    if len(out_CHW) == 1 and image_HWC.shape[2] == 3:
-        # ITU-R BT.601, in the fixed point of Pillow's convert("L").
-        red, green, blue = (image_HWC[..., channel].astype(np.uint32) for channel in range(3))
-        image_HWC = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None]
-    out = out_CHW.numpy()
-    for channel in range(len(out)):  # three strided copies are twice as fast as one that permutes
-        out[channel] = image_HWC[..., min(channel, image_HWC.shape[2] - 1)]
+def _scratch(size: int) -> Pixels:
+    """`size` bytes of this thread's, the same each time: they are in its cache, and the system need not find any."""
+    memory: Pixels | None = getattr(_threads, "memory", None)
+    if memory is None or len(memory) < size:
+        memory = _threads.memory = np.empty(size, np.uint8)
+    return memory

@@ -26,7 +26,7 @@ from vitcore.data import decode as decoding
 from vitcore.data import jpeg
 from vitcore.data.augment import crop_box, draw_crops
 from vitcore.data.decode import UnreadablePicture, decode, picture_into, read_file, resize
-from vitcore.data.resize import Window, span
+from vitcore.data.resize import Window, resize_into, span
 from vitcore.data.view import View
 
 SHARE = (0.08, 1.0)
@@ -61,14 +61,16 @@ def upright(data: bytes, mode: str = "RGB") -> Tensor:
 
 def plain(image_CHW: Tensor, view: View, draws: npt.NDArray[np.float64] | None = None) -> Tensor:
     """The float reference: all of the picture, its crop, one resize in float64; for eval_resize crop, torchvision's two steps."""
-    image = image_CHW.double()
     if draws is not None:
-        top, left, height, width = crop_box(image.shape[1], image.shape[2], draws, SHARE)
-        image = image[:, top : top + height, left : left + width]
+        top, left, height, width = crop_box(image_CHW.shape[1], image_CHW.shape[2], draws, SHARE)
+        image = image_CHW[:, top : top + height, left : left + width].double()
     elif view.resize == "crop":
+        image = image_CHW.double()
         mode = v2.InterpolationMode(view.interpolation)
         whole = v2.Resize(round(view.size[0] / view.crop_pct), interpolation=mode, antialias=True)(image)
         return v2.CenterCrop(view.size)(whole).clamp(0, 255)
+    else:
+        image = image_CHW.double()
     return F.interpolate(image[None], view.size, mode=view.interpolation, antialias=True)[0].clamp(0, 255)
 
 
@@ -152,24 +154,52 @@ def test_the_sharpest_picture_at_the_least_reduction_is_good_enough(
     assert psnr(fitted(data, view), plain(decode(data), view)) >= 38 and scales == [2]
 
 
+@pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
-@pytest.mark.parametrize("bottom", [1, 15, 16, 17, 100, 191, 192, 193, 358, 359, 374, 375])
-def test_rows_left_out_change_no_bit_of_the_others(bottom: int, subsampling: int) -> None:
+def test_rows_left_out_change_no_bit_of_the_others(subsampling: int, progressive: bool) -> None:
     """The colours of 4:2:0 are interpolated over the rows of blocks: one more row than is asked for is decoded."""
-    data = encoded(photograph("coffee.png", (500, 375)), quality=90, subsampling=subsampling)
+    data = encoded(photograph("coffee.png", (500, 375)), quality=90, subsampling=subsampling, progressive=progressive)
     header = jpeg.read_header(data)
-    assert header is not None and header.block == (16 if subsampling == 2 else 8)
-    whole = jpeg.decode_top(data, header, 1, header.height, grey=False)
-    top = jpeg.decode_top(data, header, 1, bottom, grey=False)
-    assert bottom <= len(top) <= bottom + header.block and (top == whole[: len(top)])[:bottom].all()
-    assert torch.equal(torch.from_numpy(whole).permute(2, 0, 1), decode(data))  # torchvision's, to the bit
+    assert header is not None and header.block == (16 if subsampling == 2 else 8) and header.sequential != progressive
+    for scale in (1, 2):
+        whole = jpeg.decode_top(data, header, scale, header.height, channels=3)
+        for bottom in (1, 15, 16, 17, 100, 191, 192, 193, 358, 359, 374, 375):
+            top = jpeg.decode_top(data, header, scale, bottom, channels=3)
+            assert (
+                bottom <= len(top) * scale <= bottom + (header.block if not progressive else 3 * header.block) + scale
+            )
+            asked = bottom // scale
+            assert (top[:asked] == whole[:asked]).all()
+        if scale == 1:  # torchvision's, to the bit
+            assert torch.equal(torch.from_numpy(whole).permute(2, 0, 1), decode(data))
+
+
+def test_rows_left_out_take_no_time() -> None:
+    """A count instead of a clock: the rows that come out are all that the decoder was told of."""
+    for progressive in (False, True):
+        data = encoded(photograph("coffee.png", (500, 375)), progressive=progressive)
+        header = jpeg.read_header(data)
+        assert header is not None and len(jpeg.decode_top(data, header, 1, 100, channels=3)) < 160
+
+
+def test_four_channels_are_three_and_one_that_is_dropped() -> None:
+    data, view = encoded(photograph("coffee.png", (100, 80))), View(size=(60, 90))
+    header = jpeg.read_header(data)
+    assert header is not None
+    spans = [span(Window(0, length), made, length, 1, "bilinear") for length, made in ((80, 60), (100, 90))]
+    outs = torch.zeros((2, 3, *view.size), dtype=torch.uint8)
+    for out, channels in zip(outs, (3, 4)):
+        pixels = jpeg.decode_top(data, header, 1, 80, channels)
+        assert pixels.shape == (80, 100, channels)
+        resize_into(out, pixels, spans[0], spans[1], "bilinear")
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], fitted(data, view))
 
 
 def test_a_file_with_restart_markers_is_cut_too() -> None:
     data = encoded(photograph("coffee.png", (500, 375)), quality=90, restart_marker_rows=1)
     header = jpeg.read_header(data)
     assert header is not None
-    top = jpeg.decode_top(data, header, 1, 100, grey=False)
+    top = jpeg.decode_top(data, header, 1, 100, channels=3)
     assert len(top) < 120 and (top[:100] == decode(data).permute(1, 2, 0).numpy()[:100]).all()
 
 
