@@ -83,8 +83,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Corpus]:
     return {
         "small": small(photographs, source, folder / "small", 96, 90, 8.5),
         "large": small(photographs, source, folder / "large", 96, 95, 9.5),
-        "camera": camera(photographs, source, folder / "camera", 4 if CI else 12),
-        "progressive": progressive(photographs, source, folder / "progressive", 4 if CI else 12),
+        "camera": camera(photographs, source, folder / "camera", 4 if CI else 10),
+        "progressive": progressive(photographs, source, folder / "progressive", 4 if CI else 6),
     }
 
 
@@ -110,7 +110,7 @@ def test_the_raw_cache_to_batches(corpora: dict[str, Corpus], tmp_path: Path, re
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("size", [224, 384])
-@pytest.mark.parametrize("name", ["small", "camera"])
+@pytest.mark.parametrize("name", ["small"] if CI else ["small", "camera"])
 def test_no_library_is_faster_from_bytes_to_the_crop(
     name: str, size: int, library: str, corpora: dict[str, Corpus], report: Any
 ) -> None:
