@@ -29,10 +29,12 @@ RUN = (
     "--learning_rate 0.01 --eval_every 0 --warmup_steps 0 --eval_batch_size 20 --backend cpu --json"
 )
 CODE = """
-import resource, sys
+import re, resource, sys
 from vitcore import cli
 code = cli.main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+# Of this process alone: its own ru_maxrss begins with the peak of the process that started it.
+own = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
+print(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
 
