@@ -4,23 +4,20 @@ TensorBoard."""
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vitcore.errors import VitcoreError
+from vitcore.folders import make_writable
 
 
 def prepare(output_dir: str, name: str) -> Path:
     """Make the run folder and prove that it can be written, before anything is computed."""
     run_dir = Path(output_dir) / name
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / f".writable.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
+        make_writable(run_dir)
     except OSError as e:
         raise VitcoreError(
             f"output folder {run_dir}: cannot be written ({e.strerror}); choose another with --output_dir"

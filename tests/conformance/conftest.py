@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,4 +28,16 @@ def lazysim(tmp_path_factory: pytest.TempPathFactory) -> Shell:
         return subprocess.run([sys.executable, *argv], env=where, capture_output=True, text=True, timeout=timeout)
 
     run.site = str(site)  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.fixture(scope="session")
+def lazy_job(lazysim: Shell) -> Callable[..., Any]:
+    """`lazy_job(NAME)`: what the script NAME of this folder says in JSON, in its last line, beside lazysim."""
+
+    def run(name: str, timeout: int = 600) -> Any:
+        done = lazysim(str(Path(__file__).parent / name), timeout=timeout)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
     return run

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def said(lazysim: Any) -> dict[str, Any]:
-    done = lazysim(str(Path(__file__).with_name("lazy_evaluation.py")))
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def said(lazy_job: Any) -> dict[str, Any]:
+    said: dict[str, Any] = lazy_job("lazy_evaluation.py")
+    return said
 
 
 def test_details_flush_as_often_as_a_plain_evaluation_and_leave_the_graph_nowhere(said: dict[str, Any]) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def said(lazysim: Any) -> dict[str, dict[str, Any]]:
-    done = lazysim(str(Path(__file__).parent / "lazy_optimizers.py"), timeout=110)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def said(lazy_job: Any) -> dict[str, dict[str, Any]]:
+    said: dict[str, dict[str, Any]] = lazy_job("lazy_optimizers.py", timeout=110)
+    return said
 
 
 def test_each_is_recorded_once_and_never_falls_back(said: dict[str, dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ def test_the_plugins_own_test_file_is_green(lazysim: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(lazysim: Any) -> dict[str, Any]:
-    done = lazysim(str(HERE / "lazy_job.py"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def trained(lazy_job: Any) -> dict[str, Any]:
+    said: dict[str, Any] = lazy_job("lazy_job.py")
     return said
 
 
@@ -44,25 +41,19 @@ def test_nothing_is_compiled_after_warm_up_and_nothing_falls_back(trained: dict[
     assert trained["between"] == [0, 0], "a second evaluation, log and checkpoint compile nothing and fall back nowhere"
 
 
-def test_memory_does_not_grow_over_300_steps(lazysim: Any) -> None:
-    done = lazysim(str(HERE / "lazy_memory.py"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, last = json.loads(done.stdout.splitlines()[-1])
+def test_memory_does_not_grow_over_300_steps(lazy_job: Any) -> None:
+    first, last = lazy_job("lazy_memory.py")
     assert last - first < 16, f"{first} MiB after 100 steps, {last} after 300"
 
 
-def test_marks_at_random_change_no_value(lazysim: Any) -> None:
-    done = lazysim(str(HERE / "lazy_marks.py"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+def test_marks_at_random_change_no_value(lazy_job: Any) -> None:
+    said = lazy_job("lazy_marks.py")
     assert len(set(said["ends"])) == 1 and len(set(said["marks"])) > 3, said
 
 
 @pytest.fixture(scope="module")
-def rules(lazysim: Any) -> dict[str, Any]:
-    done = lazysim(str(HERE / "lazy_rules.py"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def rules(lazy_job: Any) -> dict[str, Any]:
+    said: dict[str, Any] = lazy_job("lazy_rules.py")
     return said
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vitcore.errors import VitcoreError
+from vitcore.folders import make_writable
 from vitcore.reporting.numbers import Details
 
 REPORT, CONFUSION, CLASSES = "report.json", "confusion.csv", "per_class.csv"
@@ -19,10 +19,7 @@ REPORT, CONFUSION, CLASSES = "report.json", "confusion.csv", "per_class.csv"
 def prepare(folder: Path) -> None:
     """Make the folder and prove that it can be written, before anything is computed."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
+        make_writable(folder)
     except OSError as e:
         raise VitcoreError(f"--report {folder}: cannot be written ({e.strerror}); give another folder") from e
 

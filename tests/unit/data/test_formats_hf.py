@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 from vitcore.data.datasets import Dataset, find_dataset, open_dataset
+from vitcore.data.decode import UnreadablePicture
+from vitcore.data.formats.hf import Rows
 from vitcore.errors import VitcoreError
 
 datasets = pytest.importorskip("datasets")
@@ -205,3 +208,10 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(VitcoreError, match=r"hf:mine: this needs the package datasets .*pip install 'vitcore\[hf\]'"):
         open_hf("hf:mine")
+
+
+def test_a_row_whose_file_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    table = [{"image": {"bytes": None, "path": str(tmp_path / "pipe.jpg")}}]
+    with pytest.raises(UnreadablePicture, match="no regular file"):
+        Rows(table, "image", np.zeros(1, np.int64), "made up").read(0)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vitcore.data.datasets import HUGGING_FACE, DatasetOptions
-from vitcore.data.decode import UnreadablePicture
+from vitcore.data.decode import UnreadablePicture, read_file
 from vitcore.data.formats.opened import PictureSet, open_pictures
 from vitcore.data.order import Int64s
 from vitcore.errors import VitcoreError
@@ -43,11 +43,7 @@ class Rows:
         if held.get("bytes") is not None:
             data: bytes = held["bytes"]
             return data
-        try:
-            with open(held["path"], "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise UnreadablePicture(error.strerror or str(error)) from error
+        return read_file(held["path"])
 
     def where(self, index: int) -> str:
         """The split and the row, and the file's name where it is known."""
