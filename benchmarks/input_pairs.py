@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitcore.data.augment import Augment, crop_box, draw_crops
+from vitcore.data.augment import Augment
 from vitcore.data.datasets import open_dataset
 from vitcore.data.decode import picture_into
 from vitcore.data.feed import Feed
+from vitcore.data.places import crop_box, draw_crops
 from vitcore.data.view import View
 
 SHARE = (0.08, 1.0)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from vitcore.data.augment import Augment
 from vitcore.errors import VitcoreError, nearest
 from vitcore.groups import UNDECAYED, parameter_groups
 from vitcore.model.variants import find_variant
@@ -286,15 +287,20 @@ class Config:
         return StepSpec(
             name=self.recipe_name, optimizer=self.optimizer, accumulation=self.gradient_accumulation_steps,
             clip=self.max_grad_norm > 0, label_smoothing=self.label_smoothing, loss=self.loss,
-            patch_dropout=self.patch_dropout, augment=self.on_device, ema=self.ema > 0, sam=self.sam_rho > 0,
+            patch_dropout=self.patch_dropout, augment=self.augmentation.on_device, ema=self.ema > 0, sam=self.sam_rho > 0,
             groups=self.groups,
         )  # fmt: skip
 
     @property
-    def on_device(self) -> tuple[str, ...]:
-        """What is done to a batch on the device, in this order."""
-        asked = {"flip": self.augment_flip, "erase": self.erase > 0, "mix": self.mixup > 0 or self.cutmix > 0}
-        return tuple(name for name, yes in asked.items() if yes)
+    def augmentation(self) -> Augment:
+        """What training does to an image."""
+        return Augment(
+            rotate=self.augment_rotate, scale=self.augment_scale, shear=self.augment_shear,
+            translate=self.augment_translate, gain=self.augment_gain, flip=self.augment_flip, crop=self.augment_crop,
+            policy=self.augment_policy, ops=self.randaugment_ops, magnitude=self.randaugment_magnitude,
+            jitter=self.color_jitter, mixup=self.mixup, cutmix=self.cutmix, mix_probability=self.mix_probability,
+            erase=self.erase, patch_dropout=self.patch_dropout,
+        )  # fmt: skip
 
     @property
     def recipe_name(self) -> str:

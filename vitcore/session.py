@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 
 from vitcore import checkpoint
 from vitcore.config import Config
-from vitcore.data.augment import Augment
 from vitcore.data.datasets import Dataset, open_dataset
 from vitcore.data.feed import Feed
 from vitcore.errors import VitcoreError
@@ -52,7 +50,7 @@ class Session:
         self.feed = Feed(
             self.dataset, seed=config.seed, micro_batch=config.micro_batch,
             accumulation=config.gradient_accumulation_steps, world_size=plan.world.size, rank=plan.world.rank,
-            augment=augmentation(config), eval_batch=config.eval_batch_size, pin=plan.backend.pinned,
+            augment=config.augmentation, eval_batch=config.eval_batch_size, pin=plan.backend.pinned,
             tokens=math.prod(self.variant.grid(config.img_size, config.img_size)),
         )  # fmt: skip
         model = VisionTransformer(self.variant, config.img_size, self.dataset.num_classes)
@@ -151,16 +149,3 @@ def open_data(config: Config, origin: Origin) -> Dataset:
         bad_images=config.bad_images, interpolation=config.interpolation, eval_resize=config.eval_resize,
         eval_crop_pct=config.eval_crop_pct,
     )  # fmt: skip
-
-
-def augmentation(config: Config) -> Augment | None:
-    """What training does to an image, or None for nothing."""
-    chosen = Augment(
-        rotate=config.augment_rotate, scale=config.augment_scale, shear=config.augment_shear,
-        translate=config.augment_translate, gain=config.augment_gain,
-        flip=config.augment_flip, crop=config.augment_crop,
-        policy=config.augment_policy, ops=config.randaugment_ops, magnitude=config.randaugment_magnitude,
-        jitter=config.color_jitter, mixup=config.mixup, cutmix=config.cutmix, mix_probability=config.mix_probability,
-        erase=config.erase, patch_dropout=config.patch_dropout,
-    )  # fmt: skip
-    return None if asdict(chosen) == asdict(Augment()) else chosen

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from PIL import Image
 from rig import config, train
 
-from vitcore.data import decode, reading
-from vitcore.data.augment import crop_box
+from vitcore.data import decode
 from vitcore.data.formats.digits import SPLITS, read_digits
+from vitcore.data.loading import reading
+from vitcore.data.places import crop_box
 from vitcore.model.variants import VARIANTS, find_variant
 
 SIDE = 64

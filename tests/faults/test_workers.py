@@ -19,8 +19,8 @@ import pytest
 
 from vitcore.data.augment import Augment
 from vitcore.data.datasets import DatasetOptions
+from vitcore.data.loading.processes import Processes
 from vitcore.data.pictures import PictureSplit
-from vitcore.data.processes import Processes
 from vitcore.data.source import Source
 from vitcore.errors import VitcoreError
 
@@ -259,8 +259,8 @@ ORPHANS = f"""
 import sys, numpy as np
 sys.path.insert(0, {str(HERE)!r})
 from deadly import Deadly
-from vitcore.data.processes import Processes
-from vitcore.data.reading import Reader, Rows
+from vitcore.data.loading.processes import Processes
+from vitcore.data.loading.reading import Reader, Rows
 from vitcore.data.view import View
 workers = Processes(2)
 reader, rows = Reader(Deadly(4096, seconds=0.01), View(size=(8, 8))), Rows(np.arange(4096), np.arange(4096), 0, None)

@@ -15,7 +15,7 @@ from vitcore.errors import VitcoreError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vitcore.data.loader import Loader
+    from vitcore.data.loading.loader import Loader
 
 BAD_IMAGES = ("stop", "skip", "replace")
 LOADERS = ("auto", "threads", "processes")
@@ -92,7 +92,7 @@ class DatasetOptions:
     @cached_property
     def decoders(self) -> "Loader":
         """Who decodes, one and the same for all splits that are opened with these options."""
-        from vitcore.data.loader import make_loader
+        from vitcore.data.loading.loader import make_loader
 
         return make_loader(self.workers, self.loader)
 

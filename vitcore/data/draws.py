@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vitcore.data.augment import ERASE_STREAM, KEEP_STREAM, MIX_STREAM, Augment, draw_flips
-from vitcore.data.order import Int64s, draw_uniform
+from vitcore.data.augment import Augment
+from vitcore.data.order import ERASE_STREAM, KEEP_STREAM, MIX_STREAM, Int64s, draw_uniform
+from vitcore.data.places import draw_flips
 from vitcore.errors import VitcoreError
 
 # Zhong et al. 2017 (arXiv 1708.04896), with the defaults of torchvision's RandomErasing: the share of the picture's

@@ -14,11 +14,11 @@ from vitcore.data.augment import Augment
 from vitcore.data.batch import Batch
 from vitcore.data.datasets import Dataset
 from vitcore.data.draws import draw_batch
-from vitcore.data.foreman import IN_HAND, rows_of_a_chunk
+from vitcore.data.loading.foreman import IN_HAND, rows_of_a_chunk
+from vitcore.data.loading.pinning import Pinning
+from vitcore.data.loading.readahead import ReadAhead
 from vitcore.data.order import Int64s, sample_indices, usable_length
 from vitcore.data.pictures import PictureSplit
-from vitcore.data.pinning import Pinning
-from vitcore.data.readahead import ReadAhead
 from vitcore.errors import VitcoreError
 
 # Batches that are prepared ahead where workers decode: two, so that they go on while one is handed over; more where a batch

@@ -18,6 +18,9 @@ Int64s = npt.NDArray[np.int64]
 # Streams keep independent the draws that share a seed and a position. Streams of draw_uniform are apart from those of
 # sample_keys by construction.
 KEY_STREAM_DROPOUT = 0
+# Streams of draw_uniform; never renumber one, or the same seed gives other pictures.
+FLIP_STREAM, AFFINE_STREAM, CROP_STREAM, GAIN_STREAM = 1, 2, 3, 4
+MIX_STREAM, ERASE_STREAM, KEEP_STREAM, POLICY_STREAM, JITTER_STREAM, REPLACE_STREAM = 5, 6, 7, 8, 9, 10
 
 # Weyl step and finaliser of splitmix64 (S. Vigna, public domain).
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vitcore.data.augment import Augment
 from vitcore.data.datasets import DatasetOptions
-from vitcore.data.loader import Inline, Loader, needs_workers
+from vitcore.data.loading.loader import Inline, Loader, needs_workers
+from vitcore.data.loading.reading import Reader, Rows, Unread
 from vitcore.data.order import Int64s
-from vitcore.data.reading import Reader, Rows, Unread
 from vitcore.data.source import Source
 from vitcore.data.warp import augment_reals
 from vitcore.errors import VitcoreError

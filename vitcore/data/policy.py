@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vitcore.data.augment import JITTER_STREAM, MOST_MAGNITUDE, POLICY_STREAM, Augment
-from vitcore.data.order import Int64s, draw_uniform
+from vitcore.data.augment import MOST_MAGNITUDE, Augment
+from vitcore.data.order import JITTER_STREAM, POLICY_STREAM, Int64s, draw_uniform
 from vitcore.errors import VitcoreError
 
 # 3-Augment, as its authors' code has it: below this byte nothing is inverted; standard deviations of the blur, in pixels.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vitcore.data.augment import crop_box
+from vitcore.data.places import crop_box
 from vitcore.data.view import Interpolation, View
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcore.data.augment import Augment, draw_affine, draw_gains
+from vitcore.data.augment import Augment
 from vitcore.data.order import Int64s
+from vitcore.data.places import draw_affine, draw_gains
 
 # Shapes: B batch, C channels, H height, W width.
 

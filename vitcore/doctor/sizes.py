@@ -79,7 +79,7 @@ def sizes_of_executable(exe: Executable) -> Sizes:
 def sizes_of_plan(plan: Plan) -> Sizes:
     """Of a recipe. Where its weights or its data set are not here, the model's type, the number of classes and the type of
     pixels are assumed, and it is said."""
-    from vitcore.session import augmentation, open_data
+    from vitcore.session import open_data
 
     config = plan.config
     classes, pixel, assumed = ASSUMED_CLASSES, 1, list[str]()
@@ -91,8 +91,8 @@ def sizes_of_plan(plan: Plan) -> Sizes:
         origin = find_origin(replace(config, pretrained_dir=None, resume=None))
         assumed.append(f"{config.model_type} is assumed: {e}")
     try:
-        dataset = open_data(config, origin)
-        feed = Feed(dataset, seed=config.seed, micro_batch=config.micro_batch, augment=augmentation(config))
+        dataset = open_data(replace(config, workers=0), origin)  # one picture is looked at
+        feed = Feed(dataset, seed=config.seed, micro_batch=config.micro_batch, augment=config.augmentation)
         classes, pixel = dataset.num_classes, _pixel_bytes(feed)
         feed.close()
     except VitcoreError as e:

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from vitcore.config import Config
-from vitcore.data.augment import CROP_DRAWS, Augment, crop_box, draw_affine, draw_flips
+from vitcore.data.augment import Augment
 from vitcore.data.order import draw_uniform
+from vitcore.data.places import CROP_DRAWS, crop_box, draw_affine, draw_flips
 from vitcore.data.warp import affine_batch, gain_batch
 from vitcore.errors import VitcoreError
-from vitcore.session import augmentation
 
 FULL = Augment(rotate=20.0, scale=(0.8, 1.2), shear=10.0, translate=2.0)
 
@@ -119,14 +119,14 @@ def test_gain_brightens_each_picture_by_its_own_factor_and_stops_at_white() -> N
 
 
 def test_the_settings_of_a_run_become_what_is_done() -> None:
-    assert augmentation(Config()) is None
+    assert Config().augmentation == Augment()
     config = Config(
         augment_rotate=1.0, augment_scale=(0.5, 2.0), augment_shear=2.0, augment_translate=3.0, augment_gain=0.5,
         augment_flip=True, augment_crop=(0.1, 1.0), augment_policy="randaugment", randaugment_ops=3,
         randaugment_magnitude=15, color_jitter=0.3, mixup=0.8, cutmix=1.0, mix_probability=0.5, erase=0.25,
         patch_dropout=0.4,
     )  # fmt: skip
-    assert augmentation(config) == Augment(
+    assert config.augmentation == Augment(
         rotate=1.0, scale=(0.5, 2.0), shear=2.0, translate=3.0, gain=0.5, flip=True, crop=(0.1, 1.0),
         policy="randaugment", ops=3, magnitude=15, jitter=0.3, mixup=0.8, cutmix=1.0, mix_probability=0.5, erase=0.25,
         patch_dropout=0.4,
@@ -144,9 +144,8 @@ def test_the_settings_of_a_run_become_what_is_done() -> None:
 )
 def test_the_step_and_the_draws_agree_on_what_the_device_does(fields: dict, parts: tuple[str, ...]) -> None:
     config = Config(**fields)
-    chosen = augmentation(config)
-    assert config.on_device == parts
-    assert (() if chosen is None else chosen.on_device) == parts
+    assert config.spec.augment == parts
+    assert config.augmentation.on_device == parts
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from vitcore.data import augment as augment_module
 from vitcore.data import draws as draws_module
-from vitcore.data.augment import Augment, crop_box, draw_crops, draw_flips
+from vitcore.data import places as places_module
+from vitcore.data.augment import Augment
 from vitcore.data.draws import draw_batch, draw_kept, symmetric_beta
 from vitcore.data.order import draw_uniform
+from vitcore.data.places import crop_box, draw_crops, draw_flips
 from vitcore.data.policy import BLUR, OPS, apply_policy, draw_policy, jitter_choice, randaugment_choice, three_augment
 
 ALPHA = 1e-3
@@ -241,7 +242,7 @@ def test_it_is_distributed_as_torchvision_draws_it_in_many_samples(name: str) ->
 
 def plant(monkeypatch: pytest.MonkeyPatch, name: str, wrong: object) -> None:
     """Put a wrong thing in the place of what a module of ours, or this one, calls `name`."""
-    for module in (augment_module, draws_module):
+    for module in (places_module, draws_module):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, wrong)
 

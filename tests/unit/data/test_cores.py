@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vitcore.data import cores
-from vitcore.data.cores import usable_cores
+from vitcore.data.loading import cores
+from vitcore.data.loading.cores import usable_cores
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ from torchvision.transforms import v2
 
 from vitcore.data import decode as decoding
 from vitcore.data import jpeg
-from vitcore.data.augment import crop_box, draw_crops
 from vitcore.data.decode import UnreadablePicture, decode, picture_into, read_file, resize
+from vitcore.data.places import crop_box, draw_crops
 from vitcore.data.resize import Window, resize_into, span
 from vitcore.data.view import View
 

@@ -14,9 +14,9 @@ from vitcore.data.augment import Augment
 from vitcore.data.batch import Batch
 from vitcore.data.datasets import Dataset, DatasetOptions, open_dataset
 from vitcore.data.feed import Feed
+from vitcore.data.loading.readahead import ReadAhead
 from vitcore.data.order import sample_indices
 from vitcore.data.pictures import PictureSplit
-from vitcore.data.readahead import ReadAhead
 from vitcore.errors import VitcoreError
 
 DIGITS = open_dataset("digits", img_size=8)

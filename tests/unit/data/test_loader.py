@@ -11,15 +11,15 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg
 
-from vitcore.data import loader
 from vitcore.data.augment import Augment
 from vitcore.data.batch import Batch
 from vitcore.data.datasets import Dataset, DatasetOptions, open_dataset
 from vitcore.data.feed import Feed
-from vitcore.data.foreman import rows_of_a_chunk
-from vitcore.data.loader import Inline, Threads, make_loader, needs_workers
-from vitcore.data.processes import Processes
-from vitcore.data.shared import MOST_FREE, Blocks, pack, unpack
+from vitcore.data.loading import loader
+from vitcore.data.loading.foreman import rows_of_a_chunk
+from vitcore.data.loading.loader import Inline, Threads, make_loader, needs_workers
+from vitcore.data.loading.processes import Processes
+from vitcore.data.loading.shared import MOST_FREE, Blocks, pack, unpack
 from vitcore.data.view import View
 from vitcore.errors import VitcoreError
 

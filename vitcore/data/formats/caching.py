@@ -23,10 +23,10 @@ import simplejpeg
 import torch
 
 from vitcore.data import jpeg
-from vitcore.data.cores import usable_cores
 from vitcore.data.datasets import open_dataset
 from vitcore.data.decode import UnreadablePicture, decode, picture_into
 from vitcore.data.formats.cached import PARTS, ROW, VERSION, digest
+from vitcore.data.loading.cores import usable_cores
 from vitcore.data.pictures import PictureSplit
 from vitcore.data.resize import is_transposed
 from vitcore.data.source import Source

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vitcore.data.foreman import Foreman
-from vitcore.data.reading import Reader, Rows, Unread
+from vitcore.data.loading.foreman import Foreman
+from vitcore.data.loading.reading import Reader, Rows, Unread
 
 
 class Processes:
@@ -26,7 +26,7 @@ class Processes:
         self._running()
 
     def read(self, reader: Reader, rows: Rows) -> tuple[Tensor, list[Unread]]:
-        """See `vitcore.data.loader.Loader.read`."""
+        """See `vitcore.data.loading.loader.Loader.read`."""
         return self._running().read(reader, rows)
 
     def close(self) -> None:

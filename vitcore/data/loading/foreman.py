@@ -10,11 +10,11 @@ from contextlib import suppress
 import numpy as np
 from torch import Tensor
 
-from vitcore.data.hiring import Hiring
-from vitcore.data.reading import Reader, Rows, Unread
-from vitcore.data.shared import Block, Blocks, Span, pack
-from vitcore.data.wire import Bell, HasFileno, Wire, wait_for
-from vitcore.data.worker import NOWHERE
+from vitcore.data.loading.hiring import Hiring
+from vitcore.data.loading.reading import Reader, Rows, Unread
+from vitcore.data.loading.shared import Block, Blocks, Span, pack
+from vitcore.data.loading.wire import Bell, HasFileno, Wire, wait_for
+from vitcore.data.loading.worker import NOWHERE
 from vitcore.errors import VitcoreError
 
 log = logging.getLogger("vitcore")

@@ -1,4 +1,4 @@
-"""The keeper (`vitcore.data.keeper`) as the trainer sees it: a process started afresh, which forks workers."""
+"""The keeper (`vitcore.data.loading.keeper`) as the trainer sees it: a process started afresh, which forks workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from vitcore.data.wire import Bell, HasFileno, Wire, wait_for
+from vitcore.data.loading.wire import Bell, HasFileno, Wire, wait_for
 from vitcore.errors import VitcoreError
 
 log = logging.getLogger("vitcore")
@@ -101,7 +101,7 @@ def _start_keeper() -> tuple[subprocess.Popen[bytes], Wire]:
     wire, there = Wire.pair()
     with there:
         fd = there.fileno()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from vitcore.data.keeper import keep; keep({fd})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from vitcore.data.loading.keeper import keep; keep({fd})"
         keeper = subprocess.Popen(
             [sys.executable, "-c", code], pass_fds=(fd,), stdin=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, **_ENVIRONMENT},

@@ -1,4 +1,4 @@
-"""The keeper: a process that decodes nothing and forks the workers that do, as `vitcore.data.processes` asks.
+"""The keeper: a process that decodes nothing and forks the workers that do, as `vitcore.data.loading.processes` asks.
 
 It is started afresh, so it has nothing of the trainer, of the device or of its threads. It imports what decoding needs
 once, and its forks share that memory and start in milliseconds. It is the guardian too: when the trainer is gone it kills
@@ -14,7 +14,7 @@ import socket
 import traceback
 from contextlib import suppress
 
-from vitcore.data.wire import Wire, wait_for
+from vitcore.data.loading.wire import Wire, wait_for
 
 # Seconds between two looks whether the trainer still lives, for the case that somebody else holds its end of the wire.
 LOOK_EVERY = 1.0
@@ -29,7 +29,7 @@ def keep(fd: int) -> None:
     parent, wire, workers = os.getppid(), Wire(socket.socket(fileno=fd)), set[int]()
     try:
         importlib.import_module("torch").set_num_threads(1)
-        importlib.import_module("vitcore.data.worker")
+        importlib.import_module("vitcore.data.loading.worker")
         for name in SHARED_IMPORTS:
             with suppress(ImportError):
                 importlib.import_module(name)
@@ -66,7 +66,7 @@ def _fork(wire: Wire, fd: int) -> int:
         # Whatever happens, a worker never returns into the keeper's loop.
         code = 1
         try:
-            from vitcore.data.worker import work
+            from vitcore.data.loading.worker import work
 
             wire.close()
             work(Wire(socket.socket(fileno=fd)))

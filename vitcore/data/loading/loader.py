@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitcore.data.cores import usable_cores
-from vitcore.data.foreman import closed
-from vitcore.data.processes import Processes
-from vitcore.data.reading import Reader, Rows, Unread, Watch
+from vitcore.data.loading.cores import usable_cores
+from vitcore.data.loading.foreman import closed
+from vitcore.data.loading.processes import Processes
+from vitcore.data.loading.reading import Reader, Rows, Unread, Watch
 from vitcore.data.source import Source
 from vitcore.data.view import View
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from vitcore.data.augment import REPLACE_STREAM, Augment, draw_crops
+from vitcore.data.augment import Augment
 from vitcore.data.decode import UnreadablePicture, picture_into
-from vitcore.data.order import Int64s, draw_uniform
+from vitcore.data.order import REPLACE_STREAM, Int64s, draw_uniform
+from vitcore.data.places import draw_crops
 from vitcore.data.policy import apply_policy, draw_policy
 from vitcore.data.source import Source
 from vitcore.data.view import View

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitcore.data.reading import Reader, Rows, Watch
-from vitcore.data.shared import unpack
-from vitcore.data.wire import Wire
+from vitcore.data.loading.reading import Reader, Rows, Watch
+from vitcore.data.loading.shared import unpack
+from vitcore.data.loading.wire import Wire
 from vitcore.errors import VitcoreError
 
 # In the place where a worker writes what image it is at: at none.
