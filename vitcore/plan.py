@@ -18,7 +18,7 @@ from vitcore.runtime.opening import choose_backend
 from vitcore.runtime.reference import REFERENCE
 from vitcore.simulation import simulated
 from vitcore.step.build import build
-from vitcore.step.codegen import source
+from vitcore.runtime.codegen import source
 from vitcore.step.ir import Module
 from vitcore.step.lowering import Lowering, Pass
 from vitcore.step.pipeline import fuel_from_env, lower, pipeline

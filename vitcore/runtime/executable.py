@@ -20,7 +20,7 @@ from vitcore.runtime.hyper import Hyper
 from vitcore.runtime.reference.data import Key
 from vitcore.runtime.runtime import Runtime
 from vitcore.runtime.trace import tracer
-from vitcore.step.codegen import compile_program, source
+from vitcore.runtime.codegen import compile_program, source
 from vitcore.step.ir import Module
 
 State = tuple[Any, ...]

@@ -18,7 +18,7 @@ from vitcore.errors import VitcoreError
 from vitcore.model.vit import VisionTransformer, parameter_names
 from vitcore.runtime.guards import no_host_reads
 from vitcore.step.build import OPTIMIZERS
-from vitcore.step.codegen import call_name
+from vitcore.runtime.codegen import call_name
 from vitcore.step.ir import Group, Module, walk
 from vitcore.step.ops import FUNCTIONS, OPS
 

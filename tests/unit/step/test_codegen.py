@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vitcore.errors import VitcoreError
-from vitcore.step.codegen import call_name, compile_program, source
+from vitcore.runtime.codegen import call_name, compile_program, source
 from vitcore.step.ir import Module, Op, Program
 from vitcore.step.text import parse
 from vitcore.step.verify import verify

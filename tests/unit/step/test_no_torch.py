@@ -13,7 +13,7 @@ LOWER_EVERYTHING = """
     from vitcore.plugins import load_plugins
     from vitcore.runtime.reference import REFERENCE
     from vitcore.step.build import OPTIMIZERS, StepSpec, build
-    from vitcore.step.codegen import source
+    from vitcore.runtime.codegen import source
     from vitcore.step.lowering import Lowering
     from vitcore.step.pipeline import lower
 

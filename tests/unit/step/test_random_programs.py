@@ -14,7 +14,7 @@ from vitcore.backend import Backend, Kernel, World
 from vitcore.plugins import load_plugins
 from vitcore.runtime.reference import REFERENCE
 from vitcore.step.build import OPTIMIZERS, StepSpec, build
-from vitcore.step.codegen import source
+from vitcore.runtime.codegen import source
 from vitcore.step.ir import FLOW, Group, Module, Op, Program, walk
 from vitcore.step.lowering import Lowering
 from vitcore.step.ops import OPS

@@ -13,7 +13,7 @@ from vitcore.errors import VitcoreError
 from vitcore.plugins import load_plugins
 from vitcore.recipes import load_recipe, recipe_files
 from vitcore.step.build import StepSpec, build
-from vitcore.step.codegen import source
+from vitcore.runtime.codegen import source
 from vitcore.step.ir import Module
 from vitcore.step.lowering import Lowering
 from vitcore.step.pipeline import lower, pipeline
