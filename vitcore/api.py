@@ -4,11 +4,13 @@ from vitcore.backend import Backend, Kernel, Simulator, World, kernel
 from vitcore.errors import VitcoreError
 from vitcore.flags import Flag
 from vitcore.hooks import hookimpl
-from vitcore.runtime.claims import COMPILED, MULTI_TENSOR
+from vitcore.runtime.claims import BUFFERS, COMPILED, MULTI_TENSOR
 from vitcore.step.ir import Op, Program, Ty, Value
 from vitcore.step.lowering import Lowering, Pass, lowering_pass
+from vitcore.tuning import Shape
 
 __all__ = [
+    "BUFFERS",
     "COMPILED",
     "MULTI_TENSOR",
     "Backend",
@@ -18,6 +20,7 @@ __all__ = [
     "Op",
     "Pass",
     "Program",
+    "Shape",
     "Simulator",
     "Ty",
     "Value",

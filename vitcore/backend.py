@@ -83,6 +83,18 @@ class Backend:
     precisions: tuple[str, ...] = ("fp32",)
     """What `--precision` may be: `fp32`; `bf16`, carried out by torch.autocast of the device, whose table decides what is
     narrow; `bf16-casts`, carried out by casts in the graph (`vitcore.runtime.casts`), for devices without a table too."""
+    narrow_weights: bool = False
+    """Whether `bf16` is carried out by narrow copies of the weights, made once a step, and not by the device's autocast: what is
+    narrow is then the same on every device, activations between products included."""
+    flat: bool = False
+    """Whether parameters, gradients and the optimizer's slots are each one buffer, group after group, so that what is done
+    to all of them is one kernel each; for devices whose tensors can be views."""
+    tune: str | None = None
+    """Called with a `vitcore.tuning.Shape` once for each, by what measured: returns the seconds of one forward and backward of
+    each kernel that it compares, by name; all but the fastest are then left out."""
+    capture: str | None = None
+    """Called with the runtime and a region's function that is a whole step: returns what stands in for it, which records the
+    device's work once and launches it as a whole from then on."""
     prefetch: bool = False
     """Whether the next batch is put on the device while this one's step runs: for devices that copy while they compute."""
     pinned: bool = False

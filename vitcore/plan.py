@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
+from vitcore import tuning
 from vitcore.backend import Backend, Kernel, World
 from vitcore.config import Config
 from vitcore.debug import debug_level
@@ -14,7 +17,7 @@ from vitcore.errors import VitcoreError, nearest
 from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
 from vitcore.runtime.distributed import world_from_env
-from vitcore.runtime.opening import choose_backend
+from vitcore.runtime.opening import choose_backend, open_backend
 from vitcore.runtime.reference import REFERENCE
 from vitcore.simulation import simulated
 from vitcore.step.build import build
@@ -22,6 +25,7 @@ from vitcore.runtime.codegen import source
 from vitcore.step.ir import Module
 from vitcore.step.lowering import Lowering, Pass
 from vitcore.step.pipeline import fuel_from_env, lower, pipeline
+from vitcore.tuning import Shape
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
     world = world_from_env()
     if world.size > 1 and backend.collective is None:
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
-    kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel)
+    slower = measured(config, backend, plugins, measure=to_run)
+    kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel, slower)
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(replace(config.spec, details=details))
@@ -95,11 +100,29 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
     return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering, passes)
 
 
+def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: bool) -> dict[str, str]:
+    """The kernels that were measured to be slower for this model and batch, each with the reason. What is not known yet is
+    measured, on the opened device, where a run is about to begin and the model's type is given."""
+    if backend.tune is None or config.model_type is None:
+        return {}
+    variant = find_variant(config.model_type).replace(**({"pool": config.pool} if config.pool else {}))
+    patches = math.prod(variant.grid(config.img_size, config.img_size))
+    kept = patches - round(patches * config.patch_dropout)
+    shape = Shape(
+        rows=config.micro_batch, tokens=kept + (variant.pool == "token"), heads=variant.heads,
+        head_width=variant.width // variant.heads, narrow=config.precision == "bf16",
+    )  # fmt: skip
+    if kept < 1:
+        return {}  # smaller than a patch: refused where the model is built
+    return tuning.left_out(backend, shape, before=(lambda: open_backend(backend, plugins)) if measure else None)
+
+
 def choose_kernels(
-    plugins: Plugins, backend: Backend, disabled: Collection[str] = (), enabled: Collection[str] = ()
-) -> tuple[tuple[Kernel, ...], list[str]]:
-    """The kernels that a backend asks, in order, and a line for each that is left out: by name, by default, or because the
-    simulator cannot run it."""
+    plugins: Plugins, backend: Backend, disabled: Collection[str] = (), enabled: Collection[str] = (),
+    slower: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[tuple[Kernel, ...], list[str]]:  # fmt: skip
+    """The kernels that a backend asks, in order, and a line for each that is left out: by name, by default, because it was
+    measured to be slower, or because the simulator cannot run it. Those that are enabled by name are asked first."""
     offered = plugins.kernels(backend.name)
     names = list(dict.fromkeys(k.name for k in offered))
     for flag, given in (("disable_kernel", {*disabled} - {"all"}), ("enable_kernel", {*enabled})):
@@ -109,9 +132,10 @@ def choose_kernels(
     reasons = {
         k.name: f"{k.opt_in}; --enable_kernel {k.name} takes it" for k in offered if k.opt_in and k.name not in enabled
     }
+    reasons |= {name: f"{why}; --enable_kernel {name} takes it" for name, why in slower.items() if name not in enabled}
     reasons |= backend.simulator.without if backend.simulator else {}
     reasons |= dict.fromkeys(names if "all" in disabled else disabled, "left out by --disable_kernel")
-    kept = [k for k in offered if k.name not in reasons]
+    kept = sorted((k for k in offered if k.name not in reasons), key=lambda k: k.name not in enabled)
     said = [f"{k.op}: {k.name} refused: {reasons[k.name]}" for k in offered if k.name in reasons]
     return (*kept, *REFERENCE), said
 

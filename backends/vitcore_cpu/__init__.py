@@ -1,10 +1,10 @@
-"""The cpu backend: eager torch, fused optimizers, autocast bf16, gloo."""
+"""The cpu backend: eager torch, fused optimizers, narrow weights for bf16, attention by measurement, gloo."""
 
 from __future__ import annotations
 
 import importlib.util
 
-from vitcore.api import MULTI_TENSOR, Backend, Kernel, hookimpl
+from vitcore.api import BUFFERS, MULTI_TENSOR, Backend, Kernel, Op, World, hookimpl
 
 
 def probe() -> str | None:
@@ -18,8 +18,24 @@ CPU = Backend(
     probe="vitcore_cpu:probe",
     collective="gloo",
     precisions=("fp32", "bf16", "bf16-casts"),
+    narrow_weights=True,
+    flat=True,
+    tune="vitcore_cpu.attention:measure",
     rank=10,
     about="the processor, on any machine",
+)
+
+
+def _narrow(op: Op, world: World) -> bool | str:
+    return op.args[0].ty.kind == "weights" or "the weights are not narrow"
+
+
+# In the order in which they are asked where nothing was measured.
+_ATTENTION = (
+    Kernel("self_attention", "products", "vitcore_cpu.attention:products", _narrow, tier="numerics"),
+    Kernel("self_attention", "sdpa_fp32", "vitcore_cpu.attention:sdpa_fp32", _narrow, tier="numerics"),
+    Kernel("self_attention", "fused_forward", "vitcore_cpu.attention:fused_forward", tier="numerics"),
+    Kernel("self_attention", "sdpa", "vitcore_cpu.attention:sdpa", tier="algebraic"),
 )
 
 
@@ -31,5 +47,5 @@ def vitcore_backends() -> list[Backend]:
 
 @hookimpl
 def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
-    """torch's own fused optimizers and multi-tensor norms."""
-    return MULTI_TENSOR if backend == "cpu" else ()
+    """torch's own fused optimizers and multi-tensor norms on whole buffers, and ways of computing attention."""
+    return (*_ATTENTION, *BUFFERS, *MULTI_TENSOR) if backend == CPU.name else ()

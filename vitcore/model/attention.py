@@ -1,4 +1,5 @@
-"""Attention as one named function, which a backend may claim with a kernel of its own."""
+"""Attention as two named functions, which a backend may claim with kernels of its own: of q, k and v, and of what the
+projection makes."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from vitcore.model.dropout import dropout as reference_dropout
 
-# Shapes: B batch, H heads, N tokens, D width of one head.
+# Shapes: B batch, H heads, N tokens, D width of one head; 3 stands for q, k and v.
 
 DropoutFunction = Callable[[Tensor, float, int], Tensor]
 """(x, p, site) -> x with dropout, as `vitcore.model.dropout.dropout`."""
@@ -52,3 +53,32 @@ def attention(
     if p > 0.0:
         probabilities_BHNN = dropout(probabilities_BHNN, p, site)
     return torch.matmul(probabilities_BHNN.to(v_BHND.dtype), v_BHND)
+
+
+class SelfAttentionFunction(Protocol):
+    """What stands in for `self_attention`: the same arguments, the same result."""
+
+    def __call__(
+        self,
+        qkv_BN3HD: Tensor,
+        *,
+        attention: AttentionFunction = ...,
+        p: float = ...,
+        site: int = ...,
+        dropout: DropoutFunction = ...,
+    ) -> Tensor: ...
+
+
+def self_attention(
+    qkv_BN3HD: Tensor,
+    *,
+    attention: AttentionFunction = attention,
+    p: float = 0.0,
+    site: int = 0,
+    dropout: DropoutFunction = reference_dropout,
+) -> Tensor:
+    """`attention` of q, k and v as one projection made them, side by side; returns (B, N, H * D), heads side by side."""
+    qkv_3BHND = qkv_BN3HD.permute(2, 0, 3, 1, 4)
+    # By index: what unbind, chunk and split return is not of the device on every recording device.
+    attended_BHND = attention(qkv_3BHND[0], qkv_3BHND[1], qkv_3BHND[2], p=p, site=site, dropout=dropout)
+    return attended_BHND.transpose(1, 2).flatten(2)

@@ -40,11 +40,20 @@ class StdConv(nn.Conv2d):
         centred_OCHW = w_OCHW - w_OCHW.mean((1, 2, 3), keepdim=True)
         var_O111 = (centred_OCHW * centred_OCHW).mean((1, 2, 3), keepdim=True)
         w_OCHW = centred_OCHW / (torch.sqrt(var_O111 + self.var_eps) + self.std_eps)
-        return F.conv2d(pad_same(x_BCYX, self.kernel_size[0], self.stride[0]), w_OCHW, stride=self.stride)
+        return F.conv2d(
+            pad_same(x_BCYX, self.kernel_size[0], self.stride[0]), w_OCHW.to(x_BCYX.dtype), stride=self.stride
+        )
 
 
-def _norm(variant: Variant, channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=variant.group_norm_eps)
+class Norm(nn.GroupNorm):
+    """Group norm in the dtype of its parameters, whatever the map's: these stay wide where the map is narrow."""
+
+    def forward(self, x_BCYX: Tensor) -> Tensor:
+        return super().forward(x_BCYX.to(self.weight.dtype)).to(x_BCYX.dtype)
+
+
+def _norm(variant: Variant, channels: int) -> Norm:
+    return Norm(GROUPS, channels, eps=variant.group_norm_eps)
 
 
 class Shortcut(nn.Module):

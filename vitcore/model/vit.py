@@ -4,7 +4,7 @@ Parameter names are timm's, so that weights pass between the two unchanged.
 """
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,16 @@ PLACES = 4
 # Far beyond those: two sites a block for its dropped branches.
 DROP_PATH_SITES = 1_000_000
 
+# Subtracted from bytes before a product; see PatchEmbedding.
+_BYTES_MIDDLE = 128
+
+
+class Normalisation(NamedTuple):
+    """How a byte u becomes what the weights see, channel by channel: (u - 128) * factor + rest."""
+
+    factor_C11: Tensor
+    rest_C11: Tensor
+
 
 def _site(block: int, place: int) -> int:
     return PLACES * block + place
@@ -38,19 +48,50 @@ def _drop(module: "Attention | Mlp", x: Tensor, functions: Functions, block: int
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts a picture, or the map of a hybrid's ResNet, into square patches and maps each to a token: (B, C, Y, X) to
-    (B, G * J, D)."""
+    """Cuts a picture, or the map of a hybrid's ResNet, into square patches and maps each to a token.
+
+    The weights are those of a convolution whose kernel is as large as its stride, which is one product of all patches with
+    a matrix; as a product its result lies token after token, where a convolution's would have to be turned.
+    """
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
         self.backbone = None if variant.stages is None else Stem(variant)
+        self.patch = variant.patch
         channels = variant.channels if self.backbone is None else self.backbone.channels
         self.proj = nn.Conv2d(channels, variant.width, kernel_size=variant.patch, stride=variant.patch)
 
-    def forward(self, images_BCYX: Tensor) -> Tensor:
-        x_BCYX = images_BCYX if self.backbone is None else self.backbone(images_BCYX)
-        patches_BDGJ: Tensor = self.proj(x_BCYX)
-        return patches_BDGJ.flatten(2).transpose(1, 2)
+    def forward(self, images_BCYX: Tensor, slots: int, bytes_as: Normalisation | None, dtype: torch.dtype) -> Tensor:
+        """(B, C, Y, X) to (B, slots + G * J, D), of which the first `slots` tokens are 0 and the bias is not added.
+
+        Of bytes, `bytes_as` says how they become what the weights see; it is folded into the weights, and its constant
+        part is left to `bias`, so that no normalised picture is ever made. `dtype` is that of the product.
+        """
+        x_BCYX = images_BCYX if self.backbone is None else self.backbone(images_BCYX.to(dtype))
+        patches_BNK, weight_DCPP = cut(x_BCYX, self.patch), self.proj.weight
+        if slots:
+            patches_BNK = F.pad(patches_BNK, (0, 0, slots, 0), value=0 if bytes_as is None else _BYTES_MIDDLE)
+        patches_BNK = patches_BNK.to(dtype)
+        if bytes_as is not None:
+            # Around 0, bytes are exact in 8 bits of mantissa, and a narrow product cancels nothing large.
+            patches_BNK = patches_BNK - _BYTES_MIDDLE
+            weight_DCPP = weight_DCPP * bytes_as.factor_C11
+        return F.linear(patches_BNK, weight_DCPP.flatten(1).to(dtype))
+
+    def bias(self, bytes_as: Normalisation | None) -> Tensor:
+        """What every patch's token has besides: (D,)."""
+        bias_D: Tensor = self.proj.bias  # type: ignore[assignment]
+        return bias_D if bytes_as is None else bias_D + (self.proj.weight * bytes_as.rest_C11).sum((1, 2, 3))
+
+
+def cut(images_BCYX: Tensor, patch: int) -> Tensor:
+    """Square patches of `patch` pixels a side, row by row, each as its channels' pixels: (B, G * J, C * patch * patch). What is
+    left over at the lower and the right edge is left out."""
+    batch, channels, height, width = images_BCYX.shape
+    rows, columns = height // patch, width // patch
+    images_BCYX = images_BCYX[:, :, : rows * patch, : columns * patch]
+    cells_BCGPJQ = images_BCYX.reshape(batch, channels, rows, patch, columns, patch)
+    return cells_BCGPJQ.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, channels * patch * patch)
 
 
 class Attention(nn.Module):
@@ -64,22 +105,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(variant.width, 3 * variant.width)
         self.proj = nn.Linear(variant.width, variant.width)
 
-    def forward(self, x_BND: Tensor, functions: Functions, block: int) -> Tensor:
+    def forward(self, x_BND: Tensor, functions: Functions, block: int, queries: int | None = None) -> Tensor:
+        """`queries`: of how many tokens, from the first on, the result is asked for; None: of all."""
         batch, tokens, width = x_BND.shape
         p = self.attention_dropout if self.training else 0.0
-        qkv_BN3HE = self.qkv(x_BND).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        qkv_3BHNE = qkv_BN3HE.permute(2, 0, 3, 1, 4)
-        attended_BHNE = functions.attention(
-            # By index: what unbind, chunk and split return is not of the device on every recording device.
-            qkv_3BHNE[0],
-            qkv_3BHNE[1],
-            qkv_3BHNE[2],
-            p=p,
-            site=_site(block, ATTENTION_PLACE) if p > 0.0 else 0,
-            dropout=functions.dropout,
-        )
-        x_BND = self.proj(attended_BHNE.transpose(1, 2).reshape(batch, tokens, width))
-        return _drop(self, x_BND, functions, block, PROJECTION_PLACE)
+        how = {"p": p, "site": _site(block, ATTENTION_PLACE) if p > 0.0 else 0, "dropout": functions.dropout}
+        heads = (self.heads, width // self.heads)
+        # Masks of probabilities are numbered over all queries, so with dropout all are computed.
+        if queries is None or p > 0.0:
+            qkv_BN3HE = self.qkv(x_BND).reshape(batch, tokens, 3, *heads)
+            x_BND = functions.self_attention(qkv_BN3HE, attention=functions.attention, **how)[:, :queries]
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q_BQHE = F.linear(x_BND[:, :queries], weight[:width], bias[:width]).reshape(batch, queries, *heads)
+            kv_BN2HE = F.linear(x_BND, weight[width:], bias[width:]).reshape(batch, tokens, 2, *heads)
+            kv_2BHNE = kv_BN2HE.permute(2, 0, 3, 1, 4)
+            attended_BHQE = functions.attention(q_BQHE.transpose(1, 2), kv_2BHNE[0], kv_2BHNE[1], **how)
+            x_BND = attended_BHQE.transpose(1, 2).reshape(batch, queries, width)
+        return _drop(self, self.proj(x_BND), functions, block, PROJECTION_PLACE)
 
 
 class Mlp(nn.Module):
@@ -126,7 +169,8 @@ class Block(nn.Module):
 
     `block` is its number. An argument and not an attribute, and not touched where nothing is dropped: so a compiler
     that specialises on plain numbers compiles one block for all. `branches_B11` are the factors of the two branches where
-    some are dropped: 0, or what makes up for those that are.
+    some are dropped: 0, or what makes up for those that are. `queries`: how many tokens, from the first on, come out; None:
+    all. What does not come out is not computed, but for the keys and values of all tokens.
     """
 
     def __init__(self, variant: Variant) -> None:
@@ -139,10 +183,12 @@ class Block(nn.Module):
         self.ls2 = None if variant.layer_scale is None else LayerScale(variant)
 
     def forward(
-        self, x_BND: Tensor, functions: Functions, block: int, branches_B11: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        branch_BND = self.attn(self.norm1(x_BND), functions, block)
+        self, x_BND: Tensor, functions: Functions, block: int, branches_B11: tuple[Tensor, Tensor] | None = None,
+        queries: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        branch_BND = self.attn(self.norm1(x_BND), functions, block, queries)
         branch_BND = branch_BND if self.ls1 is None else self.ls1(branch_BND)
+        x_BND = x_BND if queries is None else x_BND[:, :queries]
         x_BND = x_BND + (branch_BND if branches_B11 is None else branch_BND * branches_B11[0])
         branch_BND = self.mlp(self.norm2(x_BND), functions, block)
         branch_BND = branch_BND if self.ls2 is None else self.ls2(branch_BND)
@@ -150,8 +196,8 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Pictures, float of shape (B, C, Y, X) in [-1, 1], to logits of shape (B, K); without a head, `num_classes` 0, to
-    what the head would read, (B, D) or (B, R).
+    """Pictures, of shape (B, C, Y, X), float in [-1, 1] or bytes, to logits of shape (B, K); without a head, `num_classes` 0,
+    to what the head would read, (B, D) or (B, R).
 
     `img_size` is the side of square pictures in pixels, or (rows, columns). `functions` holds the functions that a
     backend may replace, for all blocks at once. In training mode with dropout the forward runs inside
@@ -195,26 +241,50 @@ class VisionTransformer(nn.Module):
         self.pre_logits = Representation(variant) if variant.representation else None
         self.head = nn.Linear(variant.representation or variant.width, num_classes) if num_classes else None
 
-    def forward(self, images_BCYX: Tensor, keep_BK: Tensor | None = None) -> Tensor:
-        """`keep_BK`, int64, are the patches that each sample keeps (patch dropout, arXiv 2208.07220); None: all."""
+    def forward(self, images_BCYX: Tensor, keep_BK: Tensor | None = None, reads: str = "") -> Tensor:
+        """`keep_BK`, int64, are the patches that each sample keeps (patch dropout, arXiv 2208.07220); None: all. With `reads`
+        "pooled" the last block computes what the head reads and no more, where that is the class token."""
         self._check(images_BCYX)
-        x_BND = self.patch_embed(self._as_trained(images_BCYX))
-        if self.cls_token is not None:
-            # cat needs one dtype; under autocast the patches may be narrower than the parameter.
-            cls_B1D = self.cls_token.to(x_BND.dtype).expand(x_BND.shape[0], -1, -1)
-            x_BND = torch.cat([cls_B1D, x_BND], dim=1)
-        x_BND = x_BND + self.pos_embed
+        x_BND = self._embed(images_BCYX)
         if self.training and self.variant.dropout > 0.0:
             x_BND = self.functions.dropout(x_BND, self.variant.dropout, _site(self.variant.depth, 0))
         if keep_BK is not None:
             x_BND = self._kept(x_BND, keep_BK)
         for number, block in enumerate(self.blocks):
-            x_BND = block(x_BND, self.functions, number, self._branches(x_BND, number))
+            last = number == self.variant.depth - 1 and reads == "pooled" and self.cls_token is not None
+            branches = self._branches(x_BND, number)
+            x_BND = block(x_BND, self.functions, number, branches, 1 if last else None)
         # Each row is normalised by itself, so of the class token's alone only that row need be.
         x_BD = self.norm(x_BND).mean(1) if self.cls_token is None else self.norm(x_BND[:, 0])
         if self.pre_logits is not None:
             x_BD = self.pre_logits(x_BD)
         return x_BD if self.head is None else self.head(x_BD)
+
+    def _embed(self, images_BCYX: Tensor) -> Tensor:
+        """What the first block reads: patches, the class token in front, positions added, without a copy of all tokens."""
+        folds = images_BCYX.dtype == torch.uint8 and self.patch_embed.backbone is None
+        bytes_as = self._normalisation() if folds else None
+        if not folds:
+            images_BCYX = self._as_trained(_centred(images_BCYX))
+        slots = 0 if self.cls_token is None else 1
+        dtype = self.norm.weight.dtype
+        x_BND = self.patch_embed(images_BCYX, slots, bytes_as, dtype)
+        bias_1D = self.patch_embed.bias(bytes_as)[None]
+        # The class token's row of the product is 0.
+        bias_ND = torch.cat([self.cls_token[0], bias_1D.expand(self.pos_embed.shape[1] - 1, -1)]) if slots else bias_1D
+        base_1ND = self.pos_embed + bias_ND
+        # In place, as a product does not keep its result for the backward; under autocast its dtype is not what was asked for,
+        # and the sum is of the parameters' dtype.
+        return x_BND.add_(base_1ND.to(dtype)) if x_BND.dtype == dtype else x_BND + base_1ND
+
+    def _normalisation(self) -> Normalisation:
+        """Of bytes, all in one: to [-1, 1], then as the weights were trained."""
+        like = self.patch_embed.proj.weight
+        factor_C11 = torch.full_like(like[0, :, :1, :1], 1 / 127.5)
+        rest_C11 = factor_C11 * (_BYTES_MIDDLE - 127.5)
+        if not self.variant.rescales:
+            return Normalisation(factor_C11, rest_C11)
+        return Normalisation(factor_C11 * 0.5 / self.std_C11, (rest_C11 * 0.5 + 0.5 - self.mean_C11) / self.std_C11)
 
     def _kept(self, x_BND: Tensor, keep_BK: Tensor) -> Tensor:
         """The class token, if any, and the patches that each sample keeps."""
@@ -247,6 +317,11 @@ class VisionTransformer(nn.Module):
             )
 
 
+def _centred(images_BCYX: Tensor) -> Tensor:
+    """Bytes as numbers in [-1, 1]; numbers as they are."""
+    return images_BCYX.to(torch.float32) / 127.5 - 1 if images_BCYX.dtype == torch.uint8 else images_BCYX
+
+
 def build_model(
     variant_name: str, img_size: int | tuple[int, int], num_classes: int, **overrides: Any
 ) -> VisionTransformer:
@@ -263,6 +338,13 @@ def parameter_names(model: nn.Module) -> list[str]:
     Sorted, so the order does not depend on the order of creation; `blocks.2` comes before `blocks.10`.
     """
     return sorted((name for name, _ in model.named_parameters()), key=_natural)
+
+
+def computes_narrow(name: str) -> bool:
+    """Whether a parameter of this name is used in the dtype of the products, where that is narrower than its own: those of
+    the blocks and of what follows them. What makes tokens of a picture computes with the parameters themselves: a hybrid
+    standardises its kernels first, and the patches' are multiplied by the pictures' normalisation."""
+    return name.startswith(("blocks.", "norm.", "pre_logits.", "head."))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

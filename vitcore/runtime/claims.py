@@ -13,11 +13,31 @@ def _fused(op: Op, world: World) -> bool | str:
     return kind in ("sgdm", "adamw") or f"torch has no fused function of {kind} with such a flag"
 
 
+def _not_by_one(op: Op, world: World) -> bool | str:
+    return op.attrs.get("by") != "1/1" or "the factor is 1"
+
+
+def _several_ranks(op: Op, world: World) -> bool | str:
+    return world.size > 1 or "one rank has nothing to reduce"
+
+
 # For devices that have torch's multi-tensor functions and fused optimizers.
 MULTI_TENSOR: tuple[Kernel, ...] = (
     Kernel("opt.update", "torch_fused", f"{_FN}:torch_fused", _fused),
     Kernel("grads.clip", "foreach", f"{_FN}:clip_foreach", tier="algebraic"),
     Kernel("grads.norm", "foreach", f"{_FN}:norm_foreach", tier="algebraic"),
+)
+
+# For devices that keep bundles in one buffer each (`Backend.flat`), besides those above: forward and backward in one, with
+# gradients made where they are needed, and one kernel for all that is done alike to all of them.
+BUFFERS: tuple[Kernel, ...] = (
+    Kernel("model.grad", "autograd", "vitcore.runtime.fused_leaf:grad"),
+    Kernel("grads.zero", "buffer", "vitcore.runtime.fused_leaf:zero"),
+    Kernel("grads.scale", "buffer", f"{_FN}:scale", _not_by_one),
+    Kernel("grads.all_reduce", "buffer", f"{_FN}:all_reduce", _several_ranks),
+    Kernel("opt.init", "buffer", f"{_FN}:init"),
+    Kernel("ema.init", "buffer", f"{_FN}:average"),
+    Kernel("ema.update", "buffer", f"{_FN}:update_average"),
 )
 
 # The leaf `compiled`, for backends that name a `compiler`. The backward is autograd's, through what was compiled.

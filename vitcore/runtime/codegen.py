@@ -95,7 +95,8 @@ def _block(ops: Sequence[Op], depth: int, regions: list[str], py: Mapping[str, s
             made = {v.name for o in op.body for v in o.outs}
             free = {a.name: a for o in op.body for a in o.args if a.name not in made}
             name, given = py[op.attrs["name"]], _names([free[n] for n in sorted(free)], py)
-            regions += ["@rt.region", f"def {name}({given}):", *_block(op.body, 1, regions, py), "", ""]
+            made_by = "@rt.capture" if op.attrs.get("capture") else "@rt.region"
+            regions += [made_by, f"def {name}({given}):", *_block(op.body, 1, regions, py), "", ""]
             out.append(f"{pad}{outs}{name}({given})")
         else:
             extra = [f"{k}={_literal(v)}" for k, v in sorted(op.attrs.items()) if k not in _SILENT]

@@ -123,6 +123,7 @@ class Executable:
         """State from saved values, by name; parameters are copied into the model's own tensors, what is derived is
         rebuilt."""
         values = {**saved, self.params_name: self.rt.take_params(saved[self.params_name])}
+        values |= {v.name: self.rt.joined(values[v.name]) for v in self.module.saved if v.ty.kind in ("opt", "ema")}
         if self.rt.backend.lazy:
             # Else the copies are a part of the first step's graph, which is then compiled once with and once without them.
             self.rt.mark()

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from vitcore.backend import Backend, Kernel, World, resolve
 from vitcore.errors import VitcoreError
-from vitcore.model.vit import VisionTransformer, parameter_names
+from vitcore.model.vit import VisionTransformer, computes_narrow, parameter_names
+from vitcore.runtime.flat import JoinedTuple, Layout, buffer
 from vitcore.runtime.guards import no_host_reads
 from vitcore.step.build import OPTIMIZERS
 from vitcore.runtime.codegen import call_name
@@ -78,16 +79,17 @@ class Runtime:
         self.counts = Counts()
         self.names = parameter_names(self.model)
         self._slots = [self._slot(name) for name in self.names]
-        self._own: Params = tuple(slot[name] for slot, name in self._slots)
-        self._bound = self._own
         self._functions = self.model.functions
-        self._claimed: tuple[str | None, str | None] = (None, None)
+        self._claimed: dict[str, str] = {}
         self.groups = bind_groups(module.groups, self.names, module.attrs["optimizer"])
         self.trained = tuple(sorted(i for group in self.groups for i in group.indices))
         """Positions of the parameters that are not frozen."""
         self.nothing = torch.zeros(0, device=self.device)
         """Stands in a bundle of gradients for those of a frozen parameter: it has no numbers, so that nothing is computed,
         kept or reduced for it."""
+        self.layout = Layout([slot[name].shape for slot, name in self._slots], self.groups)
+        self._own = self._bound = self._owned()
+        self._narrow: JoinedTuple | None = None
         for p in (p for i, p in enumerate(self._own) if i not in frozenset(self.trained)):
             p.requires_grad_(False)
         v = model.variant
@@ -133,6 +135,39 @@ class Runtime:
 
     # ---- parameters ----
 
+    def _owned(self) -> Params:
+        """The model's own tensors, made parts of one buffer where the backend keeps one."""
+        own = JoinedTuple(slot[name] for slot, name in self._slots)
+        own.stays = True
+        if self.backend.flat:
+            own.flat = torch.zeros(self.layout.size, device=self.device)
+            for i, p in enumerate(own):
+                part = self.layout.view(own.flat, i)
+                part.copy_(p.data)
+                p.data = part
+        return own
+
+    @torch.no_grad()
+    def narrow(self, params: Params) -> Params:
+        """bf16 copies of the weights that compute narrow, the others as they are; in memory that stays, so that the copy of
+        one time is gone with the next."""
+        names = [i for i, name in enumerate(self.names) if computes_narrow(name)]
+        if self._narrow is None:
+            held = self.layout.zeros(self.device, torch.bfloat16)
+            self._narrow = JoinedTuple(held[i] if i in frozenset(names) else p for i, p in enumerate(self._own))
+            self._narrow.flat, self._narrow.stays = held.flat, True
+            for i in set(names) & set(self.trained):
+                self._narrow[i].requires_grad_()
+        copies = self._narrow
+        flat = buffer(params)
+        if flat is not None:
+            copies.flat.copy_(flat)
+        else:
+            torch._foreach_copy_([copies[i] for i in names], [params[i] for i in names])
+        if params is self._own:
+            return copies
+        return tuple(copies[i] if computes_narrow(name) else params[i] for i, name in enumerate(self.names))
+
     def own_params(self) -> Params:
         """The tensors that the model was built with, in the fixed order, bound to it."""
         self.bind(self._own, training=bool(self._training))
@@ -146,6 +181,15 @@ class Runtime:
                 tensor.copy_(value)
         return own
 
+    def joined(self, values: Any) -> Any:
+        """An average, or the slots of an optimizer, as parts of one buffer each, where the backend keeps them so."""
+        if not self.backend.flat:
+            return values
+        if isinstance(values, dict):
+            # What counts updates is one number for all.
+            return {slot: self.joined(held) if len(held) == len(self.names) else held for slot, held in values.items()}
+        return self.layout.adopt(values, self.device)
+
     def bundle(self, trained: Sequence[Tensor]) -> list[Tensor]:
         """Gradients of the trained parameters, in their order, as a bundle of one a parameter."""
         if len(trained) == len(self.names):
@@ -153,7 +197,7 @@ class Runtime:
         found = dict(zip(self.trained, trained, strict=True))
         return [found.get(i, self.nothing) for i in range(len(self.names))]
 
-    def bind(self, params: Params, *, training: bool, attention: str | None = None, dropout: str | None = None) -> None:
+    def bind(self, params: Params, *, training: bool, functions: Mapping[str, str] | None = None) -> None:
         """Let the model compute with these tensors, in this mode, and with the claimed functions that the text names."""
         if params is not self._bound:
             for (slot, name), tensor in zip(self._slots, params, strict=True):
@@ -162,9 +206,9 @@ class Runtime:
         if training is not self._training:
             self.model.train(training)
             self._training = training
-        if (attention, dropout) != self._claimed:
-            self._claimed = (attention, dropout)
-            named = {f: getattr(self, f"{f}__{name}") for f, name in zip(FUNCTIONS, self._claimed) if name}
+        if (functions := functions or {}) != self._claimed:
+            self._claimed = dict(functions)
+            named = {f: getattr(self, f"{f}__{name}") for f, name in functions.items()}
             self.model.functions = replace(self._functions, **named)
 
     # ---- what generated programs and kernels call ----
@@ -188,6 +232,11 @@ class Runtime:
                 return fn(*args)
 
         return guarded
+
+    def capture(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a region that is a whole step: as the backend records it, which a guard would be in the way of."""
+        assert self.backend.capture is not None, "a pass asked for what the backend does not offer"
+        return self.region(fn) if self.guard else resolve(self.backend.capture)(self, fn)
 
     def read(self, values: Tensor) -> list[float]:
         """The one place where the host waits for the device: a vector of floats."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 LINEAR = frozenset({"params", "opt", "ema", "grads", "tape", "key", "cursor", "metrics"})
-FREE = frozenset({"batch", "logits", "scalar", "flag", "hyper", "report"})
+FREE = frozenset({"weights", "batch", "logits", "scalar", "flag", "hyper", "report"})
 
 # The ops that carry control flow or are placed by lowering; they have no entry in the op table of `ops.py`.
 FLOW = frozenset({"repeat", "yield", "return", "rt.region", "rt.mark"})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 from vitcore.backend import Backend, Kernel, World
-from vitcore.step.ir import Module, Program
+from vitcore.step.ir import Module, Op, Program
 
 TIERS = ("exact", "algebraic", "numerics", "placement")
 
@@ -58,6 +58,12 @@ class Pass:
     run: Rewrite
     required: bool = False
     """Whether lowering is impossible without it, so that it cannot be disabled."""
+
+
+def with_attrs(ops: Sequence[Op], names: Collection[str], **attrs: str) -> tuple[Op, ...]:
+    """The ops, those of these names with further attributes, in every block."""
+    more = (replace(op, body=with_attrs(op.body, names, **attrs)) for op in ops)
+    return tuple(op.with_attrs(**attrs) if op.name in names else op for op in more)
 
 
 def lowering_pass(tier: str, *, required: bool = False) -> Callable[[Rewrite], Pass]:

@@ -48,7 +48,8 @@ class OpDef:
 OPS: dict[str, OpDef] = {}
 
 # Functions of the model that kernels may claim, as ops are claimed; set on the ops that run the model.
-FUNCTIONS = ("attention", "dropout")
+FUNCTIONS = ("self_attention", "attention", "dropout")
+RUNS_MODEL = ("model.forward", "model.grad", "model.apply")
 
 # Set by lowering on any op: how it is implemented, by which named formula, in which precision, how often it flushes by itself.
 LOWERED_ATTRS = ("impl", "variant", "autocast", "casts", "flushes", *FUNCTIONS)
@@ -67,7 +68,7 @@ def op(name: str, *, takes: tuple[int, ...] = (), effects: str = "", role: str =
     return enter
 
 
-SCALAR = Ty("scalar", ("f32",))
+SCALAR, NARROW = Ty("scalar", ("f32",)), Ty("weights", ("bf16",))
 PARAMS, KEPT, EMA = Ty("params", ("f32",)), Ty("params", ("f32", "kept")), Ty("ema", ("f32",))
 GRADS = Ty("grads", ("f32", "sum", "partial"))
 HOST, DEV = Ty("batch", ("host",)), Ty("batch", ("dev",))
@@ -113,9 +114,9 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [HOST]
 
 
-@op("data.put", effects="transfer")
+@op("data.put", effects="transfer", attrs="pixels")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
-    """Copy a batch to the device; bytes become numbers in [-1, 1] there."""
+    """Copy a batch to the device; bytes become numbers in [-1, 1] there, but stay with {pixels=bytes}: the model takes both."""
     _operands(a, "batch")
     if not a[0].has("host"):
         raise Bad("V2", "the batch is already on the device; remove this data.put")
@@ -147,12 +148,34 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [PARAMS]
 
 
-@op("model.forward", takes=(2,), role="forward", attrs="label_smoothing loss patch_dropout")
+@op("params.narrow", role="(narrow)")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
-    """The training loss of a batch (weighted mean over its rows) and the tape that backward needs."""
-    _operands(a, "params", "batch", "key")
+    """A narrow copy of the weights of the products, by the parameters or their average; the others as they are."""
+    _operands([PARAMS if a[:1] == [EMA] else a[0]] if len(a) == 1 else a, "params")
+    return [NARROW]
+
+
+def _model(a: Sequence[Ty], *more: str) -> None:
+    """What runs the model takes parameters, their average, or a narrow copy of either, and a batch that is on the device."""
+    _operands([PARAMS if a[:1] in ([EMA], [NARROW]) else a[0], *a[1:]] if a else a, "params", "batch", *more)
     _on_device(a[1])
+
+
+@op("model.forward", takes=(2,), role="forward", attrs=(_FORWARD := "label_smoothing loss patch_dropout reads"))
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """The training loss of a batch (weighted mean over its rows) and the tape that backward needs; {reads=pooled}: the last
+    block computes what the head reads alone."""
+    _model(a, "key")
     return [SCALAR, TAPE]
+
+
+@op("model.grad", takes=(2, 3), role="forward_backward", attrs=_FORWARD)
+def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
+    """`model.forward` and `model.backward` in one, and `grads.add` where gradients are given: the loss and the gradients."""
+    _model(a, "key", *(["grads"] if len(a) > 3 else []))
+    if a[3:] not in ([], [GRADS]):
+        raise Bad("V2", f"adds to {a[3]}; give it a sum that is not yet reduced")
+    return [SCALAR, GRADS]
 
 
 @op("model.backward", takes=(0,), role="backward")
@@ -162,11 +185,10 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [GRADS]
 
 
-@op("model.apply", role="apply")
+@op("model.apply", role="apply", attrs="reads")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """The logits of a batch in evaluation mode, by the parameters or their average."""
-    _operands([PARAMS if a[:1] == [EMA] else a[0], *a[1:]] if a else a, "params", "batch")
-    _on_device(a[1])
+    _model(a)
     return [Ty("logits")]
 
 

@@ -10,15 +10,20 @@ from vitcore.errors import VitcoreError, nearest
 from vitcore.step.ir import Module
 from vitcore.step.lowering import Fuel, Lowering, Pass
 from vitcore.step.passes.begin_lowering import begin_lowering
+from vitcore.step.passes.capture_step import capture_step
 from vitcore.step.passes.carry_zero_grads import carry_zero_grads
 from vitcore.step.passes.choose_implementations import choose_implementations
 from vitcore.step.passes.choose_precision import choose_precision
 from vitcore.step.passes.fold_zero_add import fold_zero_add
 from vitcore.step.passes.form_regions import form_regions
+from vitcore.step.passes.fuse_grad import fuse_grad
 from vitcore.step.passes.inline_single_repeat import inline_single_repeat
+from vitcore.step.passes.keep_bytes import keep_bytes
+from vitcore.step.passes.narrow_weights import narrow_weights
 from vitcore.step.passes.place_marks import place_marks
 from vitcore.step.passes.prefetch import prefetch
 from vitcore.step.passes.seal import seal
+from vitcore.step.passes.skip_unread import skip_unread
 from vitcore.step.verify import verify, verify_module
 
 PIPELINE: tuple[Pass, ...] = (
@@ -26,10 +31,15 @@ PIPELINE: tuple[Pass, ...] = (
     fold_zero_add,
     begin_lowering,
     prefetch,
+    keep_bytes,
+    skip_unread,
     carry_zero_grads,
     choose_precision,
+    narrow_weights,
+    fuse_grad,
     choose_implementations,
     form_regions,
+    capture_step,
     place_marks,
     seal,
 )

@@ -28,7 +28,7 @@ STEPWISE = frozenset(
 )  # fmt: skip
 
 # What the ops that hold a block or end one may say about themselves.
-_FLOW_ATTRS = {"repeat": ("n",), "rt.region": ("name",), "rt.mark": ("after",)}
+_FLOW_ATTRS = {"repeat": ("n",), "rt.region": ("name", "capture"), "rt.mark": ("after",)}
 _PROGRAMS = ("init", "train", "eval", "log", "restore")
 
 

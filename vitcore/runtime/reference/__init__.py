@@ -47,6 +47,7 @@ REFERENCE: tuple[Kernel, ...] = (
     Kernel("health.check", "reference", f"{_HERE}.metrics:health_check"),
     Kernel("opt.init", "reference", f"{_HERE}.optim:init"),
     Kernel("opt.update", "reference", f"{_HERE}.optim:update"),
+    Kernel("params.narrow", "reference", f"{_HERE}.params:narrow"),
     Kernel("params.ascend", "reference", f"{_HERE}.params:ascend"),
     Kernel("params.descend", "identity", f"{_HERE}.params:descend"),
     Kernel("ema.init", "reference", f"{_HERE}.params:average"),

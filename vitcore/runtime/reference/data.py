@@ -21,7 +21,7 @@ class Key(NamedTuple):
 
 
 class DeviceBatch(NamedTuple):
-    """A batch on the device: images [B, C, H, W] f32 in [-1, 1], labels [B] int64, weight [B] f32 (0: not an image).
+    """A batch on the device: images [B, C, H, W] f32 in [-1, 1] or bytes, labels [B] int64, weight [B] f32 (0: not an image).
 
     `positions` [B] stays on the host: the draws of a sample are made from (seed, position) there. `draws` are what
     `vitcore.data.draws` drew there for the augmentation on the device.
@@ -55,10 +55,10 @@ def _feed(rt: Runtime) -> Feed:
     return rt.feed
 
 
-def put(rt: Runtime, batch: Batch) -> DeviceBatch:
-    """Copy to the device; uint8 images become f32 in [-1, 1] there, so that a quarter of the bytes travel."""
+def put(rt: Runtime, batch: Batch, pixels: str = "") -> DeviceBatch:
+    """Copy to the device; uint8 images become f32 in [-1, 1] there, so that a quarter of the bytes travel, or stay `bytes`."""
     images = batch.images.to(rt.device, non_blocking=True)
-    if images.dtype == torch.uint8:
+    if images.dtype == torch.uint8 and pixels != "bytes":
         images = images.to(torch.float32) / 127.5 - 1
     labels, weight = (t.to(rt.device, non_blocking=True) for t in (batch.labels, batch.weight))
     draws = {name: t.to(rt.device, non_blocking=True) for name, t in batch.draws.items()}

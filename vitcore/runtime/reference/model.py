@@ -44,19 +44,25 @@ def _precision(rt: Runtime, autocast: str | None, casts: str | None) -> Abstract
 def _keys(rt: Runtime, batch: DeviceBatch, key: Key) -> AbstractContextManager:
     if not rt.draws_in_forward:
         return nullcontext()
-    keys = sample_keys(key.seed, batch.positions.numpy(), zlib.crc32(key.stream.encode()))
-    return dropout_keys(torch.from_numpy(keys).to(rt.device))
+    made = batch.draws.get(f"keys/{key.stream}")
+    return dropout_keys(row_keys(batch, key).to(rt.device) if made is None else made)
+
+
+def row_keys(batch: DeviceBatch, key: Key) -> Tensor:
+    """The dropout key of each row, int32 (B,), on the host. What records a step on the device, where the host is not asked
+    again, puts it into the batch's draws as `keys/STREAM` beforehand."""
+    return torch.from_numpy(sample_keys(key.seed, batch.positions.numpy(), zlib.crc32(key.stream.encode())))
 
 
 def forward(
     rt: Runtime, params: Params, batch: DeviceBatch, key: Key, autocast: str | None = None, casts: str | None = None,
-    attention: str | None = None, dropout: str | None = None, label_smoothing: float = 0.0, loss: str = "softmax",
-    patch_dropout: float = 0.0,
+    label_smoothing: float = 0.0, loss: str = "softmax", patch_dropout: float = 0.0, reads: str = "", **functions: str,
 ) -> tuple[Tensor, Tape]:  # fmt: skip
-    """The mean loss over the rows of weight 1, and the tape. Which patches `patch_dropout` keeps, the host drew."""
-    rt.bind(params, training=True, attention=attention, dropout=dropout)
+    """The mean loss over the rows of weight 1, and the tape. Which patches `patch_dropout` keeps, the host drew; `functions`
+    are the model's that kernels have claimed."""
+    rt.bind(params, training=True, functions=functions)
     with _keys(rt, batch, key), _precision(rt, autocast, casts):
-        logits = rt.model(batch.images, batch.draws["keep"] if patch_dropout else None)
+        logits = rt.model(batch.images, batch.draws["keep"] if patch_dropout else None, reads)
     mixed = Mixed(batch.draws["partner"], batch.draws["own"]) if "partner" in batch.draws else None
     # Outside of it: some devices' autocast narrows products and means, and with them the loss.
     value = LOSSES[loss](logits, batch.labels, batch.weight, label_smoothing, mixed)
@@ -68,14 +74,15 @@ def backward(rt: Runtime, tape: Tape) -> list[Tensor]:
     # A worker's thread lets go of its last tensors a moment after it is done. Where the device is flushed in that moment they
     # are outputs of the graph, which is then another one and compiled anew.
     with torch.autograd.set_multithreading_enabled(not rt.backend.lazy):
-        return rt.bundle(torch.autograd.grad(tape.loss, [tape.params[i] for i in rt.trained]))
+        made = torch.autograd.grad(tape.loss, [tape.params[i] for i in rt.trained])
+    return rt.bundle([g.to(torch.float32) for g in made])  # of narrow copies they are narrow
 
 
 def apply(
     rt: Runtime, params: Params, batch: DeviceBatch, autocast: str | None = None, casts: str | None = None,
-    attention: str | None = None, dropout: str | None = None,
+    reads: str = "", **functions: str,
 ) -> Tensor:  # fmt: skip
     """Logits [B, K] f32 in evaluation mode, without a graph."""
-    rt.bind(params, training=False, attention=attention, dropout=dropout)
+    rt.bind(params, training=False, functions=functions)
     with torch.no_grad(), _precision(rt, autocast, casts):
-        return rt.model(batch.images).float()
+        return rt.model(batch.images, reads=reads).float()

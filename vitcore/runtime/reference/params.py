@@ -34,6 +34,11 @@ def descend(rt: Runtime, moved: Params, kept: Params) -> Params:
     return kept
 
 
+def narrow(rt: Runtime, params: Params) -> Params:
+    """bf16 copies of the weights of the products (`vitcore.model.vit.computes_narrow`)."""
+    return rt.narrow(params)
+
+
 @torch.no_grad()
 def average(rt: Runtime, params: Params) -> Params:
     """A copy of the parameters, the first value of their average."""

@@ -9,7 +9,7 @@ from vitcore.errors import VitcoreError
 from vitcore.formulas import declared
 from vitcore.step.ir import FLOW, Op, Program
 from vitcore.step.lowering import Lowering, lowering_pass
-from vitcore.step.ops import FUNCTIONS
+from vitcore.step.ops import FUNCTIONS, RUNS_MODEL
 
 
 @lowering_pass("placement", required=True)
@@ -32,7 +32,7 @@ def _choose(op: Op, program: Program, lowering: Lowering) -> Op:
                            f"provide one with @kernel({op.name!r}) or run with --explain to see why")  # fmt: skip
     before, inside, after = kernel.flushes_for(op)
     flushes = {"flushes": f"{before}/{inside}/{after}"} if before + inside + after else {}
-    asked = FUNCTIONS if op.name in ("model.forward", "model.apply") else ()
+    asked = FUNCTIONS if op.name in RUNS_MODEL else ()
     functions = {f: claimed.name for f in asked if (claimed := _claim(f, op, program, lowering))}
     return op.with_attrs(impl=kernel.name, **functions, **declared(kernel), **flushes)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vitcore.errors import VitcoreError
-from vitcore.step.ir import Op, Program
-from vitcore.step.lowering import Lowering, lowering_pass
+from vitcore.step.ir import Program
+from vitcore.step.lowering import Lowering, lowering_pass, with_attrs
+from vitcore.step.ops import RUNS_MODEL
 
 # What each policy sets on the ops that run the model; parameters, gradients and reductions stay fp32 in all of them.
 # bf16 is what the device's own autocast makes of it, bf16-casts the casts of `vitcore.runtime.casts`, alike everywhere.
@@ -15,19 +16,11 @@ POLICIES: dict[str, dict[str, str]] = {"fp32": {}, "bf16": {"autocast": "bf16"},
 
 @lowering_pass("numerics", required=True)
 def choose_precision(program: Program, lowering: Lowering) -> Program:
-    """Write the policy into the header and onto `model.forward` and `model.apply`; refuse what the backend lacks."""
+    """Write the policy into the header and onto the ops that run the model; refuse what the backend lacks."""
     name, backend = lowering.precision, lowering.backend
     if name not in POLICIES or name not in backend.precisions:
         offered = ", ".join(p for p in backend.precisions if p in POLICIES)
         raise VitcoreError(f"precision {name!r} is not offered by backend {backend.name!r}; choose one of: {offered}")
 
-    def chosen(ops: tuple[Op, ...]) -> tuple[Op, ...]:
-        return tuple(
-            replace(
-                op.with_attrs(**POLICIES[name]) if op.name in ("model.forward", "model.apply") else op,
-                body=chosen(op.body),
-            )
-            for op in ops
-        )
-
-    return replace(program, ops=chosen(program.ops), attrs={**program.attrs, "precision": name})
+    ops = with_attrs(program.ops, RUNS_MODEL, **POLICIES[name])
+    return replace(program, ops=ops, attrs={**program.attrs, "precision": name})

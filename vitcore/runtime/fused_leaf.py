@@ -1,0 +1,121 @@
+"""The leaf that makes gradients in one go: forward, backward, and the sum over micro-batches where there is one.
+
+Each gradient goes into its place as soon as autograd has made it, widened to float32 there, and is let go of: so two bundles
+of gradients never exist, and what is widened is still in the cache.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from vitcore.runtime.flat import JoinedList
+from vitcore.runtime.reference import model
+from vitcore.runtime.reference.grads import given
+
+if TYPE_CHECKING:
+    from vitcore.runtime.reference.data import DeviceBatch, Key
+    from vitcore.runtime.reference.grads import Grads
+    from vitcore.runtime.runtime import Runtime
+
+
+def grad(
+    rt: Runtime, params: tuple[Tensor, ...], batch: DeviceBatch, key: Key, total: Grads | None = None, **how: Any
+) -> tuple[Tensor, Grads]:
+    """The loss, and its gradients added to `total`, which is donated, or in a buffer of their own."""
+    with record_function("model.forward"):
+        loss, tape = model.forward(rt, params, batch, key, **how)
+    with record_function("model.backward"):
+        return loss, accumulate(rt, tape, total)
+
+
+def accumulate(rt: Runtime, tape: model.Tape, total: Grads | None) -> Grads:
+    """Run backward; gradients are f32, whatever the parameters' dtype."""
+    places = _Places.of(rt)
+    into = places.take() if total is None else total
+    leaves = [tape.params[i] for i in rt.trained]
+    if not places.hooked(tape.params):  # parameters of this step alone, such as a climb's
+        for place, made in zip(given(into), torch.autograd.grad(tape.loss, leaves), strict=True):
+            place.copy_(made) if total is None else place.add_(made)
+        return into
+    places.open(into, adds=total is not None)
+    try:
+        torch.autograd.backward(tape.loss, inputs=leaves)
+    finally:
+        places.close()
+    return into
+
+
+def zero(rt: Runtime, params: tuple[Tensor, ...]) -> Grads:
+    """Zeros for the sum over micro-batches, in one buffer."""
+    places = _Places.of(rt)
+    into = places.take()
+    into.flat.zero_()
+    return into
+
+
+class _Places:
+    """Where the gradients of one runtime go."""
+
+    _all: weakref.WeakKeyDictionary[Runtime, _Places] = weakref.WeakKeyDictionary()
+
+    def __init__(self, rt: Runtime) -> None:
+        self.layout, self.trained, self.nothing, self.device = rt.layout, rt.trained, rt.nothing, rt.device
+        self._buffers: list[tuple[Tensor, weakref.ref[JoinedList]]] = []
+        self._leaves: dict[int, tuple[Tensor, ...]] = {}
+        self._into: JoinedList | None = None
+        self._adds = False
+
+    @classmethod
+    def of(cls, rt: Runtime) -> _Places:
+        """The runtime's own."""
+        if rt not in cls._all:
+            cls._all[rt] = cls(rt)
+        return cls._all[rt]
+
+    def take(self) -> JoinedList:
+        """A bundle in a buffer that no bundle uses any more, else in a new one; what is in it is not defined."""
+        flat = next((flat for flat, user in self._buffers if user() is None), None)
+        if flat is None:
+            flat = torch.zeros(self.layout.trained, device=self.device)
+        trained = frozenset(self.trained)
+        bundle = JoinedList(
+            self.layout.view(flat, i) if i in trained else self.nothing for i in range(len(self.layout.shapes))
+        )
+        bundle.flat = flat
+        self._buffers = [(f, user) for f, user in self._buffers if f is not flat] + [(flat, weakref.ref(bundle))]
+        return bundle
+
+    def hooked(self, params: tuple[Tensor, ...]) -> bool:
+        """Whether these parameters hand over their gradients; those that stay from step to step are made to."""
+        if id(params) not in self._leaves and getattr(params, "stays", False):
+            self._leaves[id(params)] = params
+            known = {id(p) for held in self._leaves.values() if held is not params for p in held}
+            for i in self.trained:
+                if id(params[i]) not in known:
+                    params[i].register_post_accumulate_grad_hook(self._hook(i))
+        return id(params) in self._leaves
+
+    def _hook(self, i: int) -> Any:
+        def put(leaf: Tensor) -> None:
+            if self._into is None:
+                return  # somebody else's backward
+            made, leaf.grad = leaf.grad, None
+            if self._adds:
+                self._into[i].add_(made)
+            else:
+                self._into[i].copy_(made)
+
+        return put
+
+    def open(self, into: JoinedList, *, adds: bool) -> None:
+        """From now on gradients go into this bundle, added to what is there or in place of it."""
+        self._into, self._adds = into, adds
+
+    def close(self) -> None:
+        """From now on they stay where autograd puts them."""
+        self._into = None

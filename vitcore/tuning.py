@@ -1,0 +1,96 @@
+"""Which of several kernels is the fastest here: measured once for each machine, torch, backend and shape, and kept.
+
+The measurement is the backend's (`Backend.tune`); this is when it is made, where it is kept, and what follows: the others
+are left out, which `--explain` says, so what runs is what was printed. Printing a program measures nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vitcore.backend import Backend, resolve
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What attention computes in one block: `rows` pictures of a micro-batch of `tokens` each, by `heads` of `head_width`; in
+    bf16 where `narrow`, else in float32."""
+
+    rows: int
+    tokens: int
+    heads: int
+    head_width: int
+    narrow: bool
+
+    def __str__(self) -> str:
+        dtype = "bf16" if self.narrow else "f32"
+        return f"{self.rows} x {self.tokens} tokens, {self.heads} heads of {self.head_width}, {dtype}"
+
+
+def left_out(backend: Backend, shape: Shape, before: Callable[[], object] | None = None) -> dict[str, str]:
+    """The kernels that were measured and are not the fastest, each with the reason. What is not known yet is measured, after
+    `before`, which opens the device; without it only what is known already counts."""
+    if backend.tune is None:
+        return {}
+    path = folder() / f"{_key(backend, shape)}.json"
+    seconds = _read(path)
+    if seconds is None and before is not None:
+        before()
+        seconds = resolve(backend.tune)(shape)
+        _write(path, backend, shape, seconds)
+    if not seconds:
+        return {}
+    best = min(seconds, key=seconds.__getitem__)
+    than = f"measured here, {best} takes {seconds[best] * 1e3:.2f} ms for {shape}"
+    return {name: f"{than}, this {s * 1e3:.2f} ms" for name, s in seconds.items() if name != best}
+
+
+def folder() -> Path:
+    """Where measurements are kept: `VITCORE_CACHE`, else vitcore's part of the user's cache."""
+    own = os.environ.get("VITCORE_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcore"
+    return (Path(own) if own else base) / "tuning"
+
+
+def _key(backend: Backend, shape: Shape) -> str:
+    facts = (backend.name, backend.tune, str(shape), importlib.metadata.version("torch"), _processor(), os.cpu_count(),
+             os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES"))  # fmt: skip
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Its model and what it can do, where the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("model name", "flags"))))
+
+
+def _read(path: Path) -> dict[str, float] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        return {str(name): float(s) for name, s in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # not there, or not whole: measured anew
+
+
+def _write(path: Path, backend: Backend, shape: Shape, seconds: Mapping[str, float]) -> None:
+    """Where nothing can be written, it is measured again the next time."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps({"backend": backend.name, **asdict(shape), "seconds": dict(seconds)}, indent=1))
+        temporary.replace(path)
+
+
+Tune = Callable[[Shape], Mapping[str, float]]
+"""What `Backend.tune` names."""
