@@ -1,0 +1,91 @@
+"""All loops in turn, a step each in a round, the order moved on by one from round to round; then what the times say."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks import memory
+from benchmarks.peers.loops import Loop
+from benchmarks.rate import Product
+
+GEMM = "matrix product"
+
+
+@dataclass
+class Measured:
+    """A loop's times in seconds a step, round by round, and its bytes."""
+
+    name: str
+    times: list[float] = field(default_factory=list)
+    first_step: float = 0.0
+    """Seconds of the first step, with what is compiled in it."""
+    first_loss: float = float("nan")
+    last_loss: float = float("nan")
+    """Of the first step, and of one after the rounds: equal work gives nearly equal ones."""
+    held: int = 0
+    added: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the highest point of a step, of this loop alone."""
+        return self.held + self.added
+
+
+def build_all(
+    builds: dict[str, Callable[[], Loop]], device: torch.device, wait: Callable[[], Any], warmup: int
+) -> tuple[list[Loop], dict[str, Measured]]:
+    """Build the loops one after the other and take their first steps; what each holds then is counted."""
+    loops, found = [], {}
+    for name, build in builds.items():
+        before = memory.held(device)
+        loop = build()
+        loop.name = name
+        found[name] = Measured(name)
+        start = time.perf_counter()
+        loop.step()
+        wait()
+        found[name].first_step, found[name].first_loss = time.perf_counter() - start, loop.loss()
+        for _ in range(warmup - 1):
+            loop.step()
+        wait()
+        found[name].held = memory.held(device) - before
+        found[name].added = memory.added(device, loop.within, wait)
+        loops.append(loop)
+        print(f"  {name}: first step after {found[name].first_step:.2f} s", file=sys.stderr)
+    return loops, found
+
+
+def run_rounds(
+    loops: Sequence[Loop], found: dict[str, Measured], product: Product, wait: Callable[[], Any], *, rounds: int, inner: int,
+    seconds: float,
+) -> int:  # fmt: skip
+    """Fill in the times, those of the matrix product too; returns the rounds that there was time for, whole ones."""
+    found[GEMM] = Measured(GEMM)
+    steps: list[tuple[str, Callable[[], Any]]] = [*((loop.name, loop.step) for loop in loops), (GEMM, product.step)]
+    began = time.perf_counter()
+    for done in range(rounds):
+        shift = done % len(steps)
+        for name, step in steps[shift:] + steps[:shift]:
+            start = time.perf_counter()
+            for _ in range(inner):
+                step()
+            wait()
+            found[name].times.append((time.perf_counter() - start) / inner)
+        spent = time.perf_counter() - began
+        if spent + spent / (done + 1) > seconds:
+            return done + 1
+    return rounds
+
+
+def last_losses(loops: Sequence[Loop], found: dict[str, Measured]) -> None:
+    """The loss of one more step of each."""
+    for loop in loops:
+        loop.loss()
+        loop.step()
+        found[loop.name].last_loss = loop.loss()
