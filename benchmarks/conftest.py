@@ -1,17 +1,82 @@
-"""What the benchmarks share: interleaved pairs and their median ratio with an interval."""
+"""What the benchmarks share: what is measured, by options; interleaved pairs and their median ratio with an interval."""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.workload import Workload
+from vitcore.model.variants import find_variant
+from vitcore.plugins import load_plugins
+from vitcore.runtime.opening import choose_backend
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Small enough for every machine; large models are asked for.
+MODELS, PRECISIONS, BATCHES, SIDE, ROUNDS = "ViT-digits,ViT-Ti_16", "fp32,bf16", "8", 64, 10
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which backend, and which training steps are timed."""
+    group = parser.getgroup("vitcore's benchmarks")
+    group.addoption(
+        "--backend", default="auto", help="backend of the throughput suite; auto: the best that can run here"
+    )
+    group.addoption("--models", default=MODELS, help="variants, by comma")
+    group.addoption("--precisions", default=PRECISIONS, help="by comma; those that the backend has not are left out")
+    group.addoption("--batches", default=BATCHES, help="pictures a step, by comma")
+    group.addoption("--img_size", type=int, default=SIDE, help="pixels a side; ViT-digits has its own 8")
+    group.addoption("--rounds", type=int, default=ROUNDS, help="steps that are timed")
+    group.addoption("--threads", type=int, default=0, help="of torch's operators; 0: its own choice")
+    group.addoption(
+        "--gemm", type=int, default=0, help="side of the matrix product that rates are shares of; 0: by the device"
+    )
+    group.addoption(
+        "--update-counts", action="store_true", help="rewrite benchmarks/counts.json from what is counted now"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One throughput benchmark for each model, precision and batch that is asked for."""
+    if "job" in metafunc.fixturenames:
+        jobs = throughput_jobs(metafunc.config.getoption)
+        names = [f"{j.model}-{j.img_size}px-{j.precision}-batch{j.batch}" for j in jobs]
+        metafunc.parametrize("job", jobs, ids=names)
+
+
+def throughput_jobs(option: Callable[[str], Any]) -> list[Workload]:
+    """The jobs that the options ask for; VitcoreError for a model, a backend or a batch that there is not."""
+    plugins = load_plugins()
+    backend, _ = choose_backend(plugins, option("--backend"))
+    jobs = []
+    for model in option("--models").split(","):
+        variant = find_variant(model)
+        side = variant.img_size if variant.channels == 1 else option("--img_size")
+        for precision in option("--precisions").split(","):
+            if precision not in backend.precisions and option("--precisions") == PRECISIONS:
+                continue  # not asked for by name
+            for batch in option("--batches").split(","):
+                jobs.append(Workload(model, side, int(batch), precision))
+    return jobs
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`--threads`, where it is given."""
+    import torch
+
+    before, asked = torch.get_num_threads(), request.config.getoption("--threads")
+    if asked:
+        torch.set_num_threads(asked)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
