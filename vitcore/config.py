@@ -186,6 +186,10 @@ class Config:
     """Optimizer steps between reads of loss and metrics."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept, besides the best."""
+    profile: bool = False
+    """Profile some steps: a table by op of the program is printed, and written beside a trace into the run folder."""
+    profile_steps: tuple[int, int] = (5, 9)
+    """First and last step that --profile looks at, counted from 1 where the run begins."""
     json: bool = False
     """Print one JSON object as the last line of standard output."""
     print_step: Literal["text", "lowered", "python"] | None = None

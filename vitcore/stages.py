@@ -5,7 +5,8 @@ everything from where it ended, its head included. So the first updates of the f
 not from one of zeros.
 
 What the settings say holds in both stages, but for what stage one has of its own: its steps, its learning rate, what it
-freezes; no warm-up, no average and no climb of SAM, since a head alone is a convex problem; and wsd's default cooldown.
+freezes; no warm-up, no average and no climb of SAM, since a head alone is a convex problem; and wsd's default cooldown. A
+profile is of stage two.
 
 `--resume RUN` goes on with stage two, or with stage one where stage two has not begun; `--resume RUN/probe`, or a checkpoint in
 it, with stage one, and begins stage two anew after it. A signal ends the whole run, in either stage.
@@ -36,7 +37,7 @@ def probe_config(config: Config, resume: str | None = None) -> Config:
     return replace(
         config, output_dir=str(Path(config.output_dir) / config.name), name=PROBE, freeze=ALL_BUT_THE_HEAD,
         num_steps=config.probe_steps, learning_rate=rate, warmup_steps=0, cooldown_steps=0, layer_decay=1.0, ema=0.0,
-        sam_rho=0.0, probe_steps=0, probe_learning_rate=None, resume=resume,
+        sam_rho=0.0, probe_steps=0, probe_learning_rate=None, resume=resume, profile=False,
     )  # fmt: skip
 
 

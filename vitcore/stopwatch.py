@@ -25,6 +25,10 @@ class Stopwatch:
         """Training goes on after something that is not counted."""
         self._mark = time.perf_counter()
 
+    def skip(self, step: int, waited: float) -> None:
+        """Steps up to `step` were done since the last lap that are in no rate, as those under a profiler."""
+        self._step, self._mark, self._waited = step, time.perf_counter(), waited
+
     def lap(self, step: int, waited: float) -> None:
         """Count the time since the last start or lap. waited: seconds, in all, that the loop has waited for batches."""
         now = time.perf_counter()

@@ -14,6 +14,7 @@ from vitcore.errors import VitcoreError
 from vitcore.interrupt import Interrupt
 from vitcore.origin import Origin, find_origin
 from vitcore.plan import Plan
+from vitcore.profiling.recorder import Profile, check_steps
 from vitcore.progress import Progress
 from vitcore.runtime.distributed import every_rank
 from vitcore.runtime.executable import State
@@ -69,13 +70,41 @@ class Trainer:
             texts = (self.plan.show("text"), self.plan.show("lowered"), exe.source)
             self.folder.open({**config.as_dict(), "backend": self.plan.backend.name}, *texts, exe.fingerprint)
             self.progress = Progress(config.num_steps, step, show=not self.quiet)
+            self.profile = self._profile_of(config.num_steps - step, run_dir)
             if self.lead and (moved := rundir.put_aside(run_dir, step)):
                 self.progress.say(f"checkpoints of an earlier run, beyond step {step}, are now in {moved}")
             try:
                 return self._loop(state, step, run_dir)
             finally:
+                self._end_profile()
                 self.progress.close()
                 self.folder.close()
+
+    def _profile_of(self, steps: int, run_dir: Path) -> Profile | None:
+        """Of the steps that --profile_steps names; one rank looks at itself."""
+        if not (self.config.profile and self.lead):
+            return None
+        check_steps(*self.config.profile_steps, steps)
+        return Profile(self.session.executable, run_dir / "profile", *self.config.profile_steps)
+
+    def _profiled(self, profile: Profile, state: State, hyper: Mapping[str, float], step: int) -> State:
+        """The step after `step` under the profiler, whose time is in no rate."""
+        exe, feed = self.session.executable, self.session.feed
+        if profile.done + 1 == profile.first:
+            exe.rt.wait()
+            self.watch.lap(step, feed.waited)
+        state = profile.step(state, hyper)
+        self.watch.skip(step + 1, feed.waited)
+        if profile.spans is not None:
+            self._end_profile()
+        return state
+
+    def _end_profile(self) -> None:
+        if self.profile is not None:
+            self.profile.close()
+            if text := self.profile.text():
+                self.progress.say(f"profile, also in {self.profile.folder}, beside a trace for a browser:\n{text}")
+            self.profile = None
 
     def _start(self) -> tuple[State, int]:
         self.watch = Stopwatch(0)
@@ -143,7 +172,11 @@ class Trainer:
                 decay=config.decay_type,
                 cooldown=config.cooldown_steps,
             )
-            state = exe.step(state, {"lr": rate, **config.hypers(step)})
+            hyper = {"lr": rate, **config.hypers(step)}
+            if self.profile is None:
+                state = exe.step(state, hyper)
+            else:
+                state = self._profiled(self.profile, state, hyper, step)
             step += 1
             self.progress.step(step)
             ends = step == config.num_steps

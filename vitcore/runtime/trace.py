@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from vitcore.profiling.names import said
+
 
 def tracer(level: int, wait: Callable[[], None]) -> Callable[[str, Callable[..., Any]], Callable[..., Any]] | None:
     """A wrapper for kernels that prints one line a call to standard error; None below level 4.
@@ -27,7 +29,7 @@ def tracer(level: int, wait: Callable[[], None]) -> Callable[[str, Callable[...,
             start = time.perf_counter()
             out = kernel(*args, **kwargs)
             wait()
-            line = f"{name}: {(time.perf_counter() - start) * 1e3:.3f} ms"
+            line = f"{said(name)}: {(time.perf_counter() - start) * 1e3:.3f} ms"
             print(line + (f" #{digest(out):08x}" if level >= 5 else ""), file=sys.stderr)
             return out
 

@@ -1,0 +1,1 @@
+"""Where the time of training steps goes, op by op of the program: `vitcore train --profile`."""
