@@ -29,9 +29,11 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_BN3HD: Tensor) -> Tensor:
         batch, tokens, _, heads, width = qkv_BN3HD.shape
-        qkv_3SND = qkv_BN3HD.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, tokens, width)
+        # A copy also where the layout would not need one, as q is scaled in it.
+        qkv_3BHND = qkv_BN3HD.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
+        qkv_3SND = qkv_3BHND.view(3, batch * heads, tokens, width)
         q_SND, k_SND, v_SND = qkv_3SND[0], qkv_3SND[1], qkv_3SND[2]
-        q_SND.mul_(width**-0.5)  # a copy already: the layout has changed
+        q_SND.mul_(width**-0.5)
         scores_SNN = torch.bmm(q_SND, k_SND.transpose(1, 2))
         probabilities_SNN = torch.softmax(scores_SNN, -1)
         ctx.save_for_backward(qkv_3SND, probabilities_SNN)
