@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from rig import HYPER, SEED, assert_same_bits, config, open_program, run, shipped_kernels, spec, train
+from torch.autograd import DeviceType
 
 from vitcore.errors import VitcoreError
 from vitcore.profiling.names import BETWEEN, OTHER, PHASES, STEP, WAIT, impl_of, op_of, phase_of, said
@@ -91,11 +92,13 @@ def test_the_table_and_the_trace_have_every_op_of_the_program(kernels: str, tmp_
     assert {n: named[n] for n in spans.ops} == {n: r.calls for n, r in spans.ops.items()}
 
 
-def event(name: str, begin: float, end: float, *, device: str = "CPU", span: bool = False, **more: Any) -> Any:
+def event(
+    name: str, begin: float, end: float, *, device: DeviceType = DeviceType.CPU, span: bool = False, **more: Any
+) -> Any:
     """What torch's profiler gives for one thing that happened."""
     kernels = [SimpleNamespace(name=n, duration=d) for n, d in more.pop("kernels", {}).items()]
     return SimpleNamespace(
-        name=name, time_range=SimpleNamespace(start=begin, end=end), device_type=f"DeviceType.{device}",
+        name=name, time_range=SimpleNamespace(start=begin, end=end), device_type=device,
         is_user_annotation=span, kernels=kernels, self_cpu_time_total=end - begin, **more,
     )  # fmt: skip
 
@@ -116,8 +119,8 @@ def test_work_of_a_device_belongs_to_the_op_that_launched_it_whichever_thread_di
         event("graph", 95, 96, kernels={"whole": 11}),
         event("rt.wait", 97, 99, span=True),
         event("mine", 30, 35, span=True),  # somebody's own annotation is none of ours
-        event("gemm", 60, 360, device="CUDA"),
-        event("model.forward", 60, 360, device="CUDA", span=True),
+        event("gemm", 60, 360, device=DeviceType.CUDA),
+        event("model.forward", 60, 360, device=DeviceType.CUDA, span=True),
     ])  # fmt: skip
     assert {n: r.device for n, r in spans.ops.items()} == {
         "step": 11, "model.grad": 7, "model.forward": 300, "model.backward": 605, "opt.update": 40, "rt.wait": 0,

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.autograd import DeviceType
+
 from vitcore.profiling.names import KNOWN, STEP
 
 
@@ -68,7 +70,7 @@ def read(events: Iterable[Any]) -> Spans:
 
 
 def _of_device(event: Any) -> bool:
-    return str(event.device_type).rpartition(".")[2] != "CPU"
+    return bool(event.device_type != DeviceType.CPU)
 
 
 def _is_span(event: Any) -> bool:
