@@ -23,11 +23,12 @@ VERBS = {
     "conformance": "prove that a backend trains correctly",
     "new-backend": "write an installable plugin for a device, to be filled in",
     "data": "sort published archives into folders, decode pictures into a cache",
+    "bench": "compare files of benchmarks: times with intervals, counts exactly",
     "lower": "print a recipe's step for any backend, without a device",
     "explain": "say what a run asks of a device before it is paid for: flushes, compilations, copies, memory",
 }
 # Where a verb's `main` is, if not in the module of its name.
-MODULES = {"data": "vitcore.data.verb"}
+MODULES = {"data": "vitcore.data.verb", "bench": "vitcore.bench.verb"}
 
 
 def run(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,8 @@ LIGHT = [
     ["inspect", "--help"],
     ["export", "--help"],
     ["predict", "--help"],
+    ["bench", "--help"],
+    ["bench", "compare", "--help"],
     ["attention", "--help"],
     ["conformance", "--help"],
     ["new-backend", "--help"],
