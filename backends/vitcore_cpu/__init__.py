@@ -33,6 +33,7 @@ def _narrow(op: Op, world: World) -> bool | str:
 # In the order in which they are asked where nothing was measured.
 _ATTENTION = (
     Kernel("self_attention", "products", "vitcore_cpu.attention:products", _narrow, tier="numerics"),
+    Kernel("self_attention", "products_padded", "vitcore_cpu.attention:products_padded", tier="numerics"),
     Kernel("self_attention", "sdpa_fp32", "vitcore_cpu.attention:sdpa_fp32", _narrow, tier="numerics"),
     Kernel("self_attention", "fused_forward", "vitcore_cpu.attention:fused_forward", tier="numerics"),
     Kernel("self_attention", "sdpa", "vitcore_cpu.attention:sdpa", tier="algebraic"),

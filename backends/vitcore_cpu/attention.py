@@ -20,32 +20,38 @@ from vitcore.api import Shape
 if TYPE_CHECKING:
     from vitcore.runtime.runtime import Runtime
 
+# In float32 and bf16 alike, what the processor's products are cut into (oneDNN, AVX-512).
+_EVEN = 16
+
 # Shapes: B batch, H heads, N tokens, D width of one head; S = B * H; 3 stands for q, k and v.
 
 
 class _Products(torch.autograd.Function):
-    """softmax(q k^T) v as two batched products, in place wherever nothing is lost: of the scores, only probabilities are kept."""
+    """softmax(q k^T) v as two batched products, in place wherever nothing is lost: of the scores, only probabilities are kept.
+
+    With `multiple` above 1 there are tokens of zeros behind the others, up to the next multiple, which nobody attends to:
+    products of uneven sizes can take longer than larger even ones.
+    """
 
     @staticmethod
-    def forward(ctx: Any, qkv_BN3HD: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv_BN3HD: Tensor, multiple: int) -> Tensor:
         batch, tokens, _, heads, width = qkv_BN3HD.shape
-        # A copy also where the layout would not need one, as q is scaled in it.
-        qkv_3BHND = qkv_BN3HD.permute(2, 0, 3, 1, 4).clone(memory_format=torch.contiguous_format)
-        qkv_3SND = qkv_3BHND.view(3, batch * heads, tokens, width)
+        qkv_3SND = _heads_first(qkv_BN3HD.permute(2, 0, 3, 1, 4), multiple)
         q_SND, k_SND, v_SND = qkv_3SND[0], qkv_3SND[1], qkv_3SND[2]
         q_SND.mul_(width**-0.5)
         scores_SNN = torch.bmm(q_SND, k_SND.transpose(1, 2))
+        if scores_SNN.shape[-1] > tokens:
+            scores_SNN[:, :, tokens:] = -torch.inf
         probabilities_SNN = torch.softmax(scores_SNN, -1)
         ctx.save_for_backward(qkv_3SND, probabilities_SNN)
-        ctx.sizes = batch, heads
-        out_SND = torch.bmm(probabilities_SNN, v_SND)
-        return _tokens_first(out_SND, batch, heads)
+        ctx.sizes = batch, heads, tokens, multiple
+        return _tokens_first(torch.bmm(probabilities_SNN, v_SND), batch, tokens)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (batch, heads), (qkv_3SND, probabilities_SNN) = ctx.sizes, ctx.saved_tensors
-        width, tokens = qkv_3SND.shape[-1], qkv_3SND.shape[-2]
-        out_SND = gradients[0].view(batch, tokens, heads, width).transpose(1, 2).reshape(batch * heads, tokens, width)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (batch, heads, tokens, multiple), (qkv_3SND, probabilities_SNN) = ctx.sizes, ctx.saved_tensors
+        width = qkv_3SND.shape[-1]
+        out_SND = _heads_first(gradients[0].view(1, batch, tokens, heads, width).transpose(2, 3), multiple)[0]
         made_3SND = torch.empty_like(qkv_3SND)
         torch.bmm(probabilities_SNN.transpose(1, 2), out_SND, out=made_3SND[2])
         scores_SNN = torch.bmm(out_SND, qkv_3SND[2].transpose(1, 2))
@@ -53,8 +59,8 @@ class _Products(torch.autograd.Function):
         torch.bmm(scores_SNN, qkv_3SND[1], out=made_3SND[0])
         made_3SND[0].mul_(width**-0.5)
         torch.bmm(scores_SNN.transpose(1, 2), qkv_3SND[0], out=made_3SND[1])
-        made_3BHND = made_3SND.view(3, batch, heads, tokens, width)
-        return made_3BHND.permute(1, 3, 0, 2, 4).contiguous()
+        made_3BHND = made_3SND.view(3, batch, heads, -1, width)[:, :, :, :tokens]
+        return made_3BHND.permute(1, 3, 0, 2, 4).contiguous(), None
 
 
 class _FusedForward(torch.autograd.Function):
@@ -91,10 +97,21 @@ class _FusedForward(torch.autograd.Function):
         return back_3SND.view(3, batch, heads, tokens, width).permute(1, 3, 0, 2, 4).contiguous()
 
 
-def _tokens_first(x_SND: Tensor, batch: int, heads: int) -> Tensor:
-    """(B * H, N, D) to (B, N, H * D)."""
-    tokens, width = x_SND.shape[-2:]
-    return x_SND.view(batch, heads, tokens, width).transpose(1, 2).reshape(batch, tokens, heads * width)
+def _heads_first(x_CBHND: Tensor, multiple: int) -> Tensor:
+    """(C, B, H, N, D) of any strides to a copy (C, B * H, M, D), where M is the next multiple and the tokens from N on are 0."""
+    some, batch, heads, tokens, width = x_CBHND.shape
+    padded = -(-tokens // multiple) * multiple
+    out_CBHMD = x_CBHND.new_empty(some, batch, heads, padded, width)
+    out_CBHMD[:, :, :, :tokens].copy_(x_CBHND)
+    if padded > tokens:
+        out_CBHMD[:, :, :, tokens:].zero_()
+    return out_CBHMD.view(some, batch * heads, padded, width)
+
+
+def _tokens_first(x_SND: Tensor, batch: int, tokens: int) -> Tensor:
+    """(B * H, M, D) to (B, N, H * D), of the first N tokens."""
+    x_BHND = x_SND.view(batch, -1, *x_SND.shape[-2:])[:, :, :tokens]
+    return x_BHND.transpose(1, 2).flatten(2)
 
 
 def _fused(qkv_BN3HD: Tensor) -> Tensor:
@@ -108,7 +125,8 @@ def _fused_wide(qkv_BN3HD: Tensor) -> Tensor:
 
 
 _WAYS: dict[str, Callable[[Tensor], Tensor]] = {
-    "products": _Products.apply,
+    "products": lambda qkv: _Products.apply(qkv, 1),
+    "products_padded": lambda qkv: _Products.apply(qkv, _EVEN),
     "fused_forward": _FusedForward.apply,
     "sdpa": _fused,
     "sdpa_fp32": _fused_wide,
