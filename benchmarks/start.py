@@ -7,6 +7,7 @@ than the ones after it.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,8 +20,9 @@ def measure(job: Any, backend: str, threads: int) -> dict[str, float]:
     from dataclasses import asdict
 
     asked = json.dumps({"job": asdict(job), "backend": backend, "threads": threads, "began": time.time()})
+    settings = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     command = [sys.executable, "-m", "benchmarks.start", asked]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=settings)
     if done.returncode:
         raise RuntimeError(f"the process of the first step failed: {done.stderr.strip()[-2000:]}")
     said: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -76,8 +76,11 @@ def main(argv: Sequence[str]) -> int:
     if min(asked.pairs, asked.warmup, asked.inner) < 1:
         raise VitcoreError("--pairs, --warmup and --inner count from 1; raise the one that is below")
     flags = variants(asked.vitcore or ["vitcore="])
-    plans = _plans(job, asked.backend, flags)
+    if asked.threads:
+        # Before torch is imported, and so for what a plan measures too.
+        os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that counts bytes tells of itself
+    plans = _plans(job, asked.backend, flags)
     # From here on torch is imported: the backend's environment is known.
     from vitcore.runtime.opening import open_backend
 
