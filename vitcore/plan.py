@@ -16,12 +16,12 @@ from vitcore.doctor.costs import kernel_costs
 from vitcore.errors import VitcoreError, nearest
 from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
+from vitcore.runtime.codegen import source
 from vitcore.runtime.distributed import world_from_env
 from vitcore.runtime.opening import choose_backend, open_backend
 from vitcore.runtime.reference import REFERENCE
 from vitcore.simulation import simulated
 from vitcore.step.build import build
-from vitcore.runtime.codegen import source
 from vitcore.step.ir import Module
 from vitcore.step.lowering import Lowering, Pass
 from vitcore.step.pipeline import fuel_from_env, lower, pipeline
@@ -51,7 +51,8 @@ class Plan:
 
     def lower_with(self, kernels: Sequence[Kernel]) -> Module:
         """The module as these kernels would have it, in place of the plan's."""
-        fresh = Lowering(self.backend, kernels, self.lowering.precision, self.world, fuel_from_env())
+        low = self.lowering
+        fresh = Lowering(self.backend, kernels, low.precision, self.world, fuel_from_env(), low.remat)
         return lower(self.neutral, fresh, self.passes)
 
     def explain(self) -> str:
@@ -91,7 +92,7 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
     slower = measured(config, backend, plugins, measure=to_run)
     kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel, slower)
-    lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), refusals=left_out)
+    lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), config.remat, refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(replace(config.spec, details=details))
     passes = tuple(pipeline(extra, config.disable_pass))

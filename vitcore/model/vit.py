@@ -4,6 +4,7 @@ Parameter names are timm's, so that weights pass between the two unchanged.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -241,9 +242,13 @@ class VisionTransformer(nn.Module):
         self.pre_logits = Representation(variant) if variant.representation else None
         self.head = nn.Linear(variant.representation or variant.width, num_classes) if num_classes else None
 
-    def forward(self, images_BCYX: Tensor, keep_BK: Tensor | None = None, reads: str = "") -> Tensor:
+    def forward(
+        self, images_BCYX: Tensor, keep_BK: Tensor | None = None, reads: str = "",
+        run: Callable[..., Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
         """`keep_BK`, int64, are the patches that each sample keeps (patch dropout, arXiv 2208.07220); None: all. With `reads`
-        "pooled" the last block computes what the head reads and no more, where that is the class token."""
+        "pooled" the last block computes what the head reads and no more, where that is the class token. `run` runs a block:
+        `run(block, x_BND, ...)` stands for `block(x_BND, ...)`."""
         self._check(images_BCYX)
         x_BND = self._embed(images_BCYX)
         if self.training and self.variant.dropout > 0.0:
@@ -253,7 +258,8 @@ class VisionTransformer(nn.Module):
         for number, block in enumerate(self.blocks):
             last = number == self.variant.depth - 1 and reads == "pooled" and self.cls_token is not None
             branches = self._branches(x_BND, number)
-            x_BND = block(x_BND, self.functions, number, branches, 1 if last else None)
+            given = (x_BND, self.functions, number, branches, 1 if last else None)
+            x_BND = block(*given) if run is None else run(block, *given)
         # Each row is normalised by itself, so of the class token's alone only that row need be.
         x_BD = self.norm(x_BND).mean(1) if self.cls_token is None else self.norm(x_BND[:, 0])
         if self.pre_logits is not None:

@@ -35,6 +35,8 @@ class Lowering:
     precision: str = "fp32"
     world: World = field(default_factory=World)
     fuel: Fuel = field(default_factory=Fuel)
+    remat: str = "none"
+    """What of the forward is computed once more in the backward, `none` or `blocks`."""
     module: Module | None = None
     """The module as it was before the running pass, for passes that look at a sibling program."""
     log: list[str] = field(default_factory=list)

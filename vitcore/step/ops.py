@@ -161,7 +161,7 @@ def _model(a: Sequence[Ty], *more: str) -> None:
     _on_device(a[1])
 
 
-@op("model.forward", takes=(2,), role="forward", attrs=(_FORWARD := "label_smoothing loss patch_dropout reads"))
+@op("model.forward", takes=(2,), role="forward", attrs=(_FORWARD := "label_smoothing loss patch_dropout reads remat"))
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """The training loss of a batch (weighted mean over its rows) and the tape that backward needs; {reads=pooled}: the last
     block computes what the head reads alone."""

@@ -22,6 +22,7 @@ from vitcore.step.passes.keep_bytes import keep_bytes
 from vitcore.step.passes.narrow_weights import narrow_weights
 from vitcore.step.passes.place_marks import place_marks
 from vitcore.step.passes.prefetch import prefetch
+from vitcore.step.passes.rematerialise import rematerialise
 from vitcore.step.passes.seal import seal
 from vitcore.step.passes.skip_unread import skip_unread
 from vitcore.step.verify import verify, verify_module
@@ -36,6 +37,7 @@ PIPELINE: tuple[Pass, ...] = (
     carry_zero_grads,
     choose_precision,
     narrow_weights,
+    rematerialise,
     fuse_grad,
     choose_implementations,
     form_regions,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from vitcore.model.init import init_parameters
 from vitcore.model.loss import LOSSES, Mixed
 from vitcore.runtime.casts import ExplicitCasts
 from vitcore.runtime.reference.data import DeviceBatch, Key
+from vitcore.runtime.remat import checkpointed
 
 if TYPE_CHECKING:
     from vitcore.runtime.runtime import Runtime
@@ -56,13 +58,22 @@ def row_keys(batch: DeviceBatch, key: Key) -> Tensor:
 
 def forward(
     rt: Runtime, params: Params, batch: DeviceBatch, key: Key, autocast: str | None = None, casts: str | None = None,
-    label_smoothing: float = 0.0, loss: str = "softmax", patch_dropout: float = 0.0, reads: str = "", **functions: str,
+    label_smoothing: float = 0.0, loss: str = "softmax", patch_dropout: float = 0.0, reads: str = "", remat: str = "",
+    **functions: str,
 ) -> tuple[Tensor, Tape]:  # fmt: skip
     """The mean loss over the rows of weight 1, and the tape. Which patches `patch_dropout` keeps, the host drew; `functions`
-    are the model's that kernels have claimed."""
+    are the model's that kernels have claimed. With `remat` "blocks" each block runs once more in the backward."""
+
+    @contextmanager
+    def again() -> Iterator[None]:
+        rt.bind(params, training=True, functions=functions)
+        with _precision(rt, autocast, casts):
+            yield
+
     rt.bind(params, training=True, functions=functions)
+    run = checkpointed(again) if remat == "blocks" else None
     with _keys(rt, batch, key), _precision(rt, autocast, casts):
-        logits = rt.model(batch.images, batch.draws["keep"] if patch_dropout else None, reads)
+        logits = rt.model(batch.images, batch.draws["keep"] if patch_dropout else None, reads, run)
     mixed = Mixed(batch.draws["partner"], batch.draws["own"]) if "partner" in batch.draws else None
     # Outside of it: some devices' autocast narrows products and means, and with them the loss.
     value = LOSSES[loss](logits, batch.labels, batch.weight, label_smoothing, mixed)
