@@ -148,8 +148,8 @@ def _kernel(name: str) -> Callable[..., Tensor]:
     return kernel
 
 
-products, fused_forward, sdpa, sdpa_fp32 = (
-    _kernel(name) for name in ("products", "fused_forward", "sdpa", "sdpa_fp32")
+products, products_padded, fused_forward, sdpa, sdpa_fp32 = (
+    _kernel(name) for name in ("products", "products_padded", "fused_forward", "sdpa", "sdpa_fp32")
 )
 
 
