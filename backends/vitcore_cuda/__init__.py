@@ -1,8 +1,8 @@
-"""The cuda backend: NVIDIA GPUs, fused optimizers, autocast bf16, nccl."""
+"""The cuda backend: NVIDIA GPUs, narrow weights for bf16, fused attention by measurement, the step as one graph, nccl."""
 
 from __future__ import annotations
 
-from vitcore.api import MULTI_TENSOR, Backend, Kernel, hookimpl
+from vitcore.api import BUFFERS, MULTI_TENSOR, Backend, Kernel, Op, World, hookimpl
 
 CUDA = Backend(
     name="cuda",
@@ -12,10 +12,35 @@ CUDA = Backend(
     wait="torch.cuda:synchronize",
     collective="nccl",
     precisions=("fp32", "bf16"),
+    narrow_weights=True,
+    flat=True,
+    tune="vitcore_cuda.attention:measure",
+    capture="vitcore_cuda.graphs:capture",
     prefetch=True,
     pinned=True,
     rank=20,
     about="NVIDIA GPUs",
+)
+
+
+def _narrow(op: Op, world: World) -> bool | str:
+    return op.args[0].ty.kind == "weights" or "the weights are not narrow"
+
+
+def _kind(op: Op, world: World) -> bool | str:
+    kind = op.args[1].ty.args[0]
+    return kind in ("sgdm", "adamw") or f"torch has no fused function of {kind} with such a flag"
+
+
+_HERE = "vitcore_cuda"
+# In the order in which they are asked where nothing was measured.
+KERNELS = (
+    Kernel("self_attention", "cudnn", f"{_HERE}.attention:cudnn", _narrow, tier="numerics"),
+    Kernel("self_attention", "flash", f"{_HERE}.attention:flash", _narrow, tier="numerics"),
+    Kernel("self_attention", "efficient", f"{_HERE}.attention:efficient", tier="numerics"),
+    Kernel("attention", "fused", f"{_HERE}.attention:fused", tier="numerics"),
+    Kernel("data.put", "beside", f"{_HERE}.streams:put"),
+    Kernel("opt.update", "capturable", "vitcore.runtime.multi_tensor:torch_capturable", _kind),
 )
 
 
@@ -27,5 +52,5 @@ def vitcore_backends() -> list[Backend]:
 
 @hookimpl
 def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
-    """torch's own fused optimizers and multi-tensor norms."""
-    return MULTI_TENSOR if backend == "cuda" else ()
+    """Fused attention, copies beside the step, and torch's own fused optimizers and multi-tensor norms on whole buffers."""
+    return (*KERNELS, *BUFFERS, *MULTI_TENSOR) if backend == CUDA.name else ()

@@ -5,7 +5,8 @@ Where the backend keeps bundles in one buffer (`vitcore.runtime.flat`) they are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -82,11 +83,25 @@ def update_average(rt: Runtime, ema: Params, values: Params, hyper: Hyper, ok: T
     return ema
 
 
-@torch.no_grad()
 def torch_fused(
     rt: Runtime, params: Params, state: OptState, grads: Grads, hyper: Hyper, ok: Tensor
 ) -> tuple[Params, OptState]:
     """torch.optim's fused SGD and AdamW, bit for bit; the flag goes in as their `found_inf`, which skips the update."""
+    return _fused(rt, params, state, grads, hyper, ok, lambda group: hyper["lr"] * group.lr)
+
+
+def torch_capturable(
+    rt: Runtime, params: Params, state: OptState, grads: Grads, hyper: Hyper, ok: Tensor
+) -> tuple[Params, OptState]:
+    """As `torch_fused`, with the learning rate on the device, so that a recorded step takes each step's own."""
+    return _fused(rt, params, state, grads, hyper, ok, lambda group: hyper.tensor("lr", group.lr))
+
+
+@torch.no_grad()
+def _fused(
+    rt: Runtime, params: Params, state: OptState, grads: Grads, hyper: Hyper, ok: Tensor,
+    rate: Callable[[BoundGroup], Any],
+) -> tuple[Params, OptState]:  # fmt: skip
     found_inf = 1 - ok
     adamw = "exp_avg" in state
     if adamw:
@@ -94,16 +109,16 @@ def torch_fused(
     slots = ("exp_avg", "exp_avg_sq") if adamw else ("momentum",)
     for group in rt.groups:
         ps, gs, *held = _parts(rt, group, (params, grads, *(state[slot] for slot in slots)))
-        lr, decay = hyper["lr"] * group.lr, hyper["weight_decay"] * group.weight_decay
+        lr, decay = rate(group), hyper["weight_decay"] * group.weight_decay
         if adamw:
             torch._fused_adamw_(
-                ps, gs, *held, [], [state["step"][0]] * len(ps),
+                ps, gs, held[0], held[1], [], [state["step"][0]] * len(ps),
                 lr=lr, beta1=hyper["beta1"], beta2=hyper["beta2"], weight_decay=decay, eps=hyper["eps"],
                 amsgrad=False, maximize=False, grad_scale=None, found_inf=found_inf,
             )  # fmt: skip
         else:
             torch._fused_sgd_(
-                ps, gs, *held, weight_decay=decay, momentum=hyper["momentum"], lr=lr,
+                ps, gs, held[0], weight_decay=decay, momentum=hyper["momentum"], lr=lr,
                 dampening=0.0, nesterov=False, maximize=False, is_first_step=False, grad_scale=None,
                 found_inf=found_inf,
             )  # fmt: skip

@@ -114,7 +114,7 @@ def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     return [HOST]
 
 
-@op("data.put", effects="transfer", attrs="pixels")
+@op("data.put", effects="transfer", attrs="pixels ahead")
 def _(a: Sequence[Ty], attrs: Attrs) -> list[Ty]:
     """Copy a batch to the device; bytes become numbers in [-1, 1] there, but stay with {pixels=bytes}: the model takes both."""
     _operands(a, "batch")

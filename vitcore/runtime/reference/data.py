@@ -55,8 +55,9 @@ def _feed(rt: Runtime) -> Feed:
     return rt.feed
 
 
-def put(rt: Runtime, batch: Batch, pixels: str = "") -> DeviceBatch:
-    """Copy to the device; uint8 images become f32 in [-1, 1] there, so that a quarter of the bytes travel, or stay `bytes`."""
+def put(rt: Runtime, batch: Batch, pixels: str = "", ahead: str = "") -> DeviceBatch:
+    """Copy to the device; uint8 images become f32 in [-1, 1] there, so that a quarter of the bytes travel, or stay `bytes`.
+    `ahead` says that the batch is of the next step, for kernels to which that matters."""
     images = batch.images.to(rt.device, non_blocking=True)
     if images.dtype == torch.uint8 and pixels != "bytes":
         images = images.to(torch.float32) / 127.5 - 1

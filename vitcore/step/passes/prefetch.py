@@ -52,4 +52,4 @@ def _shift(ops: Sequence[Op], now: Value, ahead: Value) -> tuple[Op, ...]:
 
 
 def _read(cursor: Value, host: Value, batch: Value) -> tuple[Op, Op]:
-    return Op("data.peek", (cursor,), (host,)), Op("data.put", (host,), (batch,))
+    return Op("data.peek", (cursor,), (host,)), Op("data.put", (host,), (batch,), {"ahead": "yes"})
