@@ -4,7 +4,7 @@ from vitcore.backend import Backend, Kernel, Simulator, World, kernel
 from vitcore.errors import VitcoreError
 from vitcore.flags import Flag
 from vitcore.hooks import hookimpl
-from vitcore.runtime.claims import BUFFERS, COMPILED, MULTI_TENSOR
+from vitcore.runtime.claims import BUFFERS, COMPILED, MULTI_TENSOR, compiled_if_asked
 from vitcore.step.ir import Op, Program, Ty, Value
 from vitcore.step.lowering import Lowering, Pass, lowering_pass
 from vitcore.tuning import Shape
@@ -26,6 +26,7 @@ __all__ = [
     "Value",
     "VitcoreError",
     "World",
+    "compiled_if_asked",
     "hookimpl",
     "kernel",
     "lowering_pass",

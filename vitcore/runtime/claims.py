@@ -45,3 +45,12 @@ COMPILED: tuple[Kernel, ...] = (
     Kernel("model.forward", "compiled", "vitcore.runtime.compiled:forward", tier="numerics"),
     Kernel("model.apply", "compiled", "vitcore.runtime.compiled:apply", tier="numerics"),
 )
+
+
+def compiled_if_asked(why: str) -> tuple[Kernel, ...]:
+    """The leaf `compiled` for backends that keep bundles in buffers, asked for by `--compile`; `why` not by itself."""
+    here = "vitcore.runtime.compiled"
+    return (
+        Kernel("model.grad", "compiled", f"{here}:grad", tier="numerics", opt_in=why),
+        Kernel("model.apply", "compiled", f"{here}:apply", tier="numerics", opt_in=why),
+    )

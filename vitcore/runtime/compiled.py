@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from vitcore.errors import VitcoreError
+from vitcore.runtime import fused_leaf
 from vitcore.runtime.opening import explained
 from vitcore.runtime.reference import model
 
 if TYPE_CHECKING:
+    from vitcore.runtime.reference.grads import Grads
     from vitcore.runtime.reference.model import Tape
     from vitcore.runtime.runtime import Runtime
 
@@ -37,6 +39,12 @@ def forward(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Tape]:
     """As the leaf `autograd`, its blocks compiled."""
     _compile(rt)
     return model.forward(rt, *operands, **how)
+
+
+def grad(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Grads]:
+    """As the fused leaf, its blocks compiled."""
+    _compile(rt)
+    return fused_leaf.grad(rt, *operands, **how)
 
 
 def apply(rt: Runtime, *operands: Any, **how: Any) -> Tensor:
