@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.workload import Workload
 from vitcore.cli import run
 from vitcore.errors import VitcoreError
+from vitcore.profiling.names import BACKWARD, FORWARD, INPUT, UPDATE
 
 LEAST_POINTS = 4
 MICRO_STEPS = 16
@@ -195,8 +196,8 @@ def _accumulation(job: Workload, backend: str, rounds: int) -> dict[str, Any]:
         all_singles, one_step = in_turn([singles, accumulated], rounds)
     for loop in (single, whole):
         loop.close()
-    update = statistics.median(p["update"] for p in parts) / MICRO_STEPS
-    compute = [p["input"] + p["forward"] + p["backward"] for p in parts]
+    update = statistics.median(p[UPDATE] for p in parts) / MICRO_STEPS
+    compute = [p[INPUT] + p[FORWARD] + p[BACKWARD] for p in parts]
     return {
         "compute_ratio": median_interval([(one - update) / c for one, c in zip(one_step, compute)]).as_dict(),
         "step_ratio": median_interval([one / s for one, s in zip(one_step, all_singles)]).as_dict(),

@@ -20,22 +20,9 @@ from torch.autograd.profiler import record_function
 from benchmarks.ours import OurLoop
 from benchmarks.workload import Workload
 from vitcore.plan import Plan
+from vitcore.profiling.names import OTHER, PHASES, op_of, phase_of
 
-PHASES = ("input", "forward", "backward", "update", "rest")
-_MARKS = {"model.forward": "forward", "model.backward": "backward"}
-
-
-def phase_of(kernel: str) -> str:
-    """The phase of a kernel, by the family of its op: reading and putting batches, the model, everything that is done with
-    gradients and parameters afterwards. A copy of the weights is made for the forward."""
-    op = kernel.partition("__")[0]
-    if op.startswith("data_"):
-        return "input"
-    if op == "model_backward":
-        return "backward"
-    if op.startswith(("model_", "params_")):
-        return "forward"
-    return "update" if op.startswith(("grads_", "opt_", "ema_", "health_", "metrics_")) else "rest"
+_MARKS = ("model.forward", "model.backward")
 
 
 class Clock:
@@ -50,7 +37,7 @@ class Clock:
     def start(self) -> None:
         """A step begins."""
         self.spent.clear()
-        self._stack, self._since = ["rest"], time.perf_counter()
+        self._stack, self._since = [OTHER], time.perf_counter()
 
     def _lap(self) -> None:
         if not self._stack:
@@ -78,7 +65,7 @@ class Clock:
 
     def wrap(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
         """A kernel under the clock, as `Executable(wrap=...)` takes it."""
-        phase = phase_of(name)
+        phase = phase_of(op_of(name))
 
         @functools.wraps(kernel)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -99,7 +86,7 @@ class Clock:
 
         def entered(mark: Any) -> Any:
             if mark.name in _MARKS:
-                self.enter(_MARKS[mark.name])
+                self.enter(phase_of(mark.name))
             return enter(mark)
 
         def left(mark: Any, *exc: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import PEERS
+from benchmarks.rate import NARROW
 from benchmarks.workload import RATE, Workload
 from vitcore.errors import VitcoreError
 
@@ -52,7 +53,7 @@ class Given:
     @property
     def autocast(self) -> bool:
         """Whether the peer works in bf16 by its autocast."""
-        return self.job.precision != "fp32"
+        return self.job.precision in NARROW
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, on the device; bytes become numbers there, as timm's prefetcher has it."""

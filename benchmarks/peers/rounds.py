@@ -13,6 +13,7 @@ import torch
 from benchmarks import memory
 from benchmarks.peers.loops import Loop
 from benchmarks.rate import Product
+from vitcore.errors import VitcoreError
 
 GEMM = "matrix product"
 
@@ -44,13 +45,9 @@ def build_all(
     loops, found = [], {}
     for name, build in builds.items():
         before = memory.held(device)
-        loop = build()
-        loop.name = name
         found[name] = Measured(name)
-        start = time.perf_counter()
-        loop.step()
-        wait()
-        found[name].first_step, found[name].first_loss = time.perf_counter() - start, loop.loss()
+        loop, found[name].first_step = _begun(name, build, wait)
+        found[name].first_loss = loop.loss()
         for _ in range(warmup - 1):
             loop.step()
         wait()
@@ -59,6 +56,22 @@ def build_all(
         loops.append(loop)
         print(f"  {name}: first step after {found[name].first_step:.2f} s", file=sys.stderr)
     return loops, found
+
+
+def _begun(name: str, build: Callable[[], Loop], wait: Callable[[], Any]) -> tuple[Loop, float]:
+    """A loop after its first step, and the seconds of that. What a library raises becomes one sentence."""
+    try:
+        loop = build()
+        loop.name = name
+        start = time.perf_counter()
+        loop.step()
+        wait()
+        return loop, time.perf_counter() - start
+    except VitcoreError:
+        raise
+    except Exception as e:
+        raise VitcoreError(f"{name} cannot train here: {type(e).__name__}: {e}; leave it out by --peers, or see where by "
+                           "VITCORE_DEBUG=1") from e  # fmt: skip
 
 
 def run_rounds(

@@ -56,8 +56,8 @@ def test_the_command_measures_every_axis(tmp_path: Path) -> None:
     file = tmp_path / "growth.json"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.growth", "--backend", "cpu", "--model", "ViT-digits", "--img_size", "8",
-         "--batch", "2", "--sides", "4,6,8,10", "--widths", "24,48,72,96", "--depths", "1,2,3,4", "--batches", "1,2,3,4", "--rounds", "2",
-         "--threads", "1", "--json", str(file)],
+         "--batch", "2", "--sides", "4,6,8,10", "--widths", "24,48,72,96", "--depths", "1,2,3,4",
+         "--batches", "1,2,3,4", "--rounds", "2", "--threads", "1", "--json", str(file)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
