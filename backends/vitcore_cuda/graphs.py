@@ -141,8 +141,7 @@ class Recorded:
 
 
 def _to_device(host: Tensor, device: torch.device) -> Tensor:
-    pinned = host.pin_memory() if device.type != host.device.type else host
-    return pinned.to(device, non_blocking=True)
+    return (host.pin_memory() if device.type != host.device.type else host).to(device, non_blocking=True)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

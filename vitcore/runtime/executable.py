@@ -16,11 +16,11 @@ from vitcore.data.feed import Feed
 from vitcore.debug import debug_level
 from vitcore.errors import VitcoreError
 from vitcore.model.vit import VisionTransformer
+from vitcore.runtime.codegen import compile_program, source
 from vitcore.runtime.hyper import Hyper
 from vitcore.runtime.reference.data import Key
 from vitcore.runtime.runtime import Runtime
 from vitcore.runtime.trace import tracer
-from vitcore.runtime.codegen import compile_program, source
 from vitcore.step.ir import Module
 
 State = tuple[Any, ...]
@@ -105,7 +105,7 @@ class Executable:
     def step(self, state: State, hyper: Mapping[str, float]) -> State:
         """One training step; returns before the device is done. `hyper` holds every name of the module's `hyper`."""
         self.rt.counts.steps += 1
-        return self._train(*state, Hyper(hyper, self.rt.device))
+        return self._train(*state, Hyper(hyper, self.rt.device, pinned=self.rt.backend.pinned))
 
     def eval(self, state: State, steps: int) -> State:
         """Run the evaluation split's `steps` batches, counting into the state's metrics; parameters are borrowed."""

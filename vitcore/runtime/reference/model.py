@@ -47,7 +47,10 @@ def _keys(rt: Runtime, batch: DeviceBatch, key: Key) -> AbstractContextManager:
     if not rt.draws_in_forward:
         return nullcontext()
     made = batch.draws.get(f"keys/{key.stream}")
-    return dropout_keys(row_keys(batch, key).to(rt.device) if made is None else made)
+    if made is None:
+        host = row_keys(batch, key)
+        made = (host.pin_memory() if rt.backend.pinned else host).to(rt.device, non_blocking=rt.backend.pinned)
+    return dropout_keys(made)
 
 
 def row_keys(batch: DeviceBatch, key: Key) -> Tensor:
