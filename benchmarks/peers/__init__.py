@@ -26,3 +26,10 @@ PEERS: dict[str, Peer] = {
     "fabric": Peer("benchmarks.peers.fabric", ("timm", "lightning"), "timm's model in Lightning Fabric's loop"),
 }
 """By the name that `--peers` takes."""
+
+BOUND: dict[str, Peer] = {
+    "tuned": Peer(
+        "benchmarks.peers.tuned", ("timm",), "bf16 weights with fp32 masters and the faster attention, by hand"
+    ),
+}
+"""Loops that nobody trains with, which say how fast it could be: run where they are named, and no part of `all`."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import PEERS
+from benchmarks.peers import BOUND, PEERS
 from benchmarks.workload import Workload
 from vitcore.cli import run
 from vitcore.errors import VitcoreError
@@ -46,7 +46,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     p.add_argument("--threads", type=int, default=0, help="of torch's operators; 0: its own choice")
     p.add_argument("--gemm", type=int, default=0, help="side of the matrix product; 0: by the device")
-    p.add_argument("--peers", default="all", help=f"some of {', '.join(PEERS)} by comma, all, or none")
+    p.add_argument(
+        "--peers", default="all", help=f"some of {', '.join([*PEERS, *BOUND])} by comma, all but the last, or none"
+    )
     p.add_argument("--compiled", nargs="?", const="yes", default="no", choices=["no", "yes", "both"],
                    help="peers by torch.compile instead of eager, or both")  # fmt: skip
     p.add_argument("--vitcore", action="append", metavar="NAME=FLAGS",
@@ -60,7 +62,7 @@ def variants(given: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for one in given:
         name, equals, flags = one.partition("=")
-        if not equals or not name or name in found or name in PEERS:
+        if not equals or not name or name in found or name in (*PEERS, *BOUND):
             raise VitcoreError(
                 f"--vitcore {one!r} is no variant; write NAME=FLAGS, each name once and none that a peer has"
             )

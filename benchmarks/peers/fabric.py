@@ -18,7 +18,7 @@ class FabricLoop(Plain):
         precision = "bf16-mixed" if given.autocast else "32-true"
         self.fabric = Fabric(accelerator=given.device.type, devices=1, precision=precision)
         model = given.timm_model()
-        optimizer = given.torch_optimizer(model)
+        optimizer = given.torch_optimizer(model.parameters())
         self.model, self.optimizer = self.fabric.setup(torch.compile(model) if given.compiled else model, optimizer)
 
     def step(self) -> None:

@@ -14,7 +14,7 @@ class Hand(Plain):
     def __init__(self, given: Given) -> None:
         self.given, self.number = given, 0
         model = given.timm_model()
-        self.optimizer = given.torch_optimizer(model)
+        self.optimizer = given.torch_optimizer(model.parameters())
         self.model = torch.compile(model) if given.compiled else model
 
     def step(self) -> None:

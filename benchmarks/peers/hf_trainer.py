@@ -149,7 +149,7 @@ def _trainer(hf: Any, given: Given, turnstile: Turnstile, folder: str) -> Any:
     # The Trainer's own SGD is not fused, and has no momentum unless told by a string; another is given so.
     own = (None, None)
     if given.job.optimizer == "sgdm":
-        optimizer = given.torch_optimizer(model.to(given.device))
+        optimizer = given.torch_optimizer(model.to(given.device).parameters())
         own = (optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0))
     trainer = OfBatches(model=model, args=arguments, optimizers=own, callbacks=[AtTurnstile()])
     trainer.remove_callback(hf.PrinterCallback)  # it prints a summary at the end

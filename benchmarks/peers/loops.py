@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.peers import PEERS
+from benchmarks.peers import BOUND, PEERS
 from benchmarks.rate import NARROW
 from benchmarks.workload import RATE, Workload
 from vitcore.errors import VitcoreError
@@ -66,11 +66,11 @@ class Given:
 
         return timm.create_model(f"local-dir:{self.folder / 'timm'}", pretrained=True).to(self.device).train()
 
-    def torch_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+    def torch_optimizer(self, params: Iterable[Tensor]) -> torch.optim.Optimizer:
         """torch's own, fused."""
         if self.job.optimizer == "adamw":
-            return torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
-        return torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, fused=True)
+            return torch.optim.AdamW(params, lr=RATE, weight_decay=0.0, fused=True)
+        return torch.optim.SGD(params, lr=RATE, momentum=0.9, fused=True)
 
 
 class Plain:
@@ -101,10 +101,11 @@ def builders(names: list[str], compiled: list[bool]) -> dict[str, Callable[[Give
     """How each peer is built, by the name of its row. VitcoreError that names what is missing and how to install it."""
     found: dict[str, Callable[[Given], Loop]] = {}
     missing: dict[str, list[str]] = {}
+    known = {**PEERS, **BOUND}
     for name in names:
-        if name not in PEERS:
-            raise VitcoreError(f"--peers {name!r} is no peer; choose from {', '.join(PEERS)}, all, or none")
-        lacks = [p for p in PEERS[name].packages if importlib.util.find_spec(p) is None]
+        if name not in known:
+            raise VitcoreError(f"--peers {name!r} is no peer; choose from {', '.join(known)}, all, or none")
+        lacks = [p for p in known[name].packages if importlib.util.find_spec(p) is None]
         missing |= {name: lacks} if lacks else {}
     if missing:
         who = "; ".join(f"{name} needs {' and '.join(lacks)}" for name, lacks in missing.items())
@@ -114,5 +115,5 @@ def builders(names: list[str], compiled: list[bool]) -> dict[str, Callable[[Give
                            f"it out by --peers {','.join(others) or 'none'}")  # fmt: skip
     for name in names:
         for how in compiled:
-            found[f"{name}-compiled" if how else name] = importlib.import_module(PEERS[name].module).build
+            found[f"{name}-compiled" if how else name] = importlib.import_module(known[name].module).build
     return found

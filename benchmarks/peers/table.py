@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.peers import BOUND
 from benchmarks.peers.rounds import GEMM, Measured
 from benchmarks.workload import Workload
 from vitcore.bench.bootstrap import median_interval
@@ -33,10 +34,13 @@ def facts(job: Workload, found: dict[str, Measured], ours: Sequence[str], produc
         for other in [*others, *(n for n in ours[:1] if n != variant)]:
             paired = [t / o for t, o in zip(found[other].times, found[variant].times, strict=True)]
             ratios.append({"of": variant, "to": other, **median_interval(paired).as_dict()})
-    best = min((row for row in loops if not row["ours"]), key=lambda row: row["step_seconds"], default=None)
-    verdicts = []
-    if best is not None:
-        verdicts = [{**r, "verdict": _verdict(r)} for r in ratios if r["to"] == best["name"]]
+    bounds = [name for name in others if name.removesuffix("-compiled") in BOUND]
+    peers = [row for row in loops if row["name"] in others and row["name"] not in bounds]
+    judged = {name: f"the bound, {name}" for name in bounds}
+    if peers:
+        best = min(peers, key=lambda row: row["step_seconds"])["name"]
+        judged = {best: f"the best peer, {best}", **judged}
+    verdicts = [{**r, "against": judged[r["to"]], "verdict": _verdict(r)} for r in ratios if r["to"] in judged]
     return {"loops": loops, "ratios": ratios, "verdicts": verdicts,
             "gemm_operations_per_second": statistics.median(rates)}  # fmt: skip
 
@@ -69,8 +73,8 @@ def show(title: str, said: dict[str, Any]) -> str:
     ]
     lines += [*_aligned(pairs), ""] if len(pairs) > 1 else []
     for v in said["verdicts"]:
-        lines.append(f"{v['of']}: {v['median']:.3f} [{v['low']:.3f} .. {v['high']:.3f}] times as fast as the best peer, "
-                     f"{v['to']}: {v['verdict']}")  # fmt: skip
+        lines.append(f"{v['of']}: {v['median']:.3f} [{v['low']:.3f} .. {v['high']:.3f}] times as fast as "
+                     f"{v['against']}: {v['verdict']}")  # fmt: skip
     return "\n".join(lines)
 
 
