@@ -73,7 +73,8 @@ def _task(model: torch.nn.Module, given: Given) -> Any:
         compiled = torch.compile(model) if given.compiled else model
         criterion = torch.nn.CrossEntropyLoss()
         return lambda images, labels: criterion(compiled(images), labels)
-    task = ClassificationTask(model, device=given.device, verbose=False)
+    # Given, as one release of timm asks for it and another makes it.
+    task = ClassificationTask(model, torch.nn.CrossEntropyLoss(), device=given.device, verbose=False)
     if given.compiled:
         task.compile()
     return lambda images, labels: task(images, labels)["loss"]
