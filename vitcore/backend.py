@@ -69,6 +69,9 @@ class Backend:
     """Flushes a lazy device; None: the device is not lazy."""
     wait: str | None = None
     """Blocks until the device has done all work."""
+    memory: str | None = None
+    """Returns the device's memory in bytes, that which is free for this process and all of it, or None where that cannot be
+    known; called once the device is open."""
     counters: str | None = None
     """Returns a mapping of what the device counts: compiles, cache_hits, flushes, fallbacks."""
     failure: str | None = None
@@ -76,6 +79,9 @@ class Backend:
     that says what is wrong and what to do, or None where it does not know the exception. Torch-free."""
     compiler: str | None = None
     """The torch.compile backend of the leaf `compiled`, for backends that offer it (`vitcore.api.COMPILED`)."""
+    compiles: str = "blocks"
+    """How much of the model that leaf compiles: each block by itself, one compilation for all (`blocks`), or all of it
+    (`model`), which takes longer and fuses across blocks."""
     split_after: frozenset[str] = frozenset()
     """Ops that end a region."""
     collective: str | None = None
@@ -119,6 +125,18 @@ class Backend:
 
 
 @dataclass(frozen=True)
+class Keeps:
+    """What a kernel of self-attention keeps for its backward, its result left out where that is what the output projection
+    reads anyway: so many times the numbers of q, of the scores (rows * heads * tokens^2), and of the scores' rows in f32."""
+
+    tokens: float = 3
+    scores: float = 1
+    rows: float = 0
+    number: int = 0
+    """Bytes of a number of the first two; 0: of the dtype of q."""
+
+
+@dataclass(frozen=True)
 class Kernel:
     """An implementation of an op. The first kernel whose `when` accepts an op claims it."""
 
@@ -135,6 +153,8 @@ class Kernel:
     """The named formula (`vitcore.formulas`) that it computes in place of the reference's, printed on the op."""
     tier: str = "exact"
     """`exact`: the reference's bits; `algebraic`: equal in float64; `numerics`: another formula or rounding."""
+    keeps: Keeps | None = None
+    """Of a kernel of self_attention: what it keeps, by which memory is planned; None: as the reference does."""
     opt_in: str = ""
     """Why it is left out unless `--enable_kernel` names it; empty: it is asked in its turn."""
 

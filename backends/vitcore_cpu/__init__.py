@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from vitcore.api import BUFFERS, MULTI_TENSOR, Backend, Kernel, Op, World, compiled_if_asked, hookimpl
+from vitcore.api import BUFFERS, MULTI_TENSOR, Backend, Keeps, Kernel, Op, World, compiled_if_asked, hookimpl
 
 
 def probe() -> str | None:
@@ -16,6 +16,7 @@ CPU = Backend(
     name="cpu",
     device="cpu",
     probe="vitcore_cpu:probe",
+    memory="vitcore_cpu.memory:free_and_total",
     compiler="inductor",
     collective="gloo",
     precisions=("fp32", "bf16", "bf16-casts"),
@@ -31,13 +32,14 @@ def _narrow(op: Op, world: World) -> bool | str:
     return op.args[0].ty.kind == "weights" or "the weights are not narrow"
 
 
+_FN = "vitcore_cpu.attention"
 # In the order in which they are asked where nothing was measured.
 _ATTENTION = (
-    Kernel("self_attention", "products", "vitcore_cpu.attention:products", _narrow, tier="numerics"),
-    Kernel("self_attention", "products_padded", "vitcore_cpu.attention:products_padded", tier="numerics"),
-    Kernel("self_attention", "sdpa_fp32", "vitcore_cpu.attention:sdpa_fp32", _narrow, tier="numerics"),
-    Kernel("self_attention", "fused_forward", "vitcore_cpu.attention:fused_forward", tier="numerics"),
-    Kernel("self_attention", "sdpa", "vitcore_cpu.attention:sdpa", tier="algebraic"),
+    Kernel("self_attention", "products", f"{_FN}:products", _narrow, tier="numerics", keeps=Keeps(3, 1)),
+    Kernel("self_attention", "products_padded", f"{_FN}:products_padded", tier="numerics", keeps=Keeps(3, 1)),
+    Kernel("self_attention", "sdpa_fp32", f"{_FN}:sdpa_fp32", _narrow, tier="numerics", keeps=Keeps(4, 0, 1, 4)),
+    Kernel("self_attention", "fused_forward", f"{_FN}:fused_forward", tier="numerics", keeps=Keeps(4, 0, 1)),
+    Kernel("self_attention", "sdpa", f"{_FN}:sdpa", tier="algebraic", keeps=Keeps(3, 0, 1)),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitcore.api import BUFFERS, MULTI_TENSOR, Backend, Kernel, Op, World, compiled_if_asked, hookimpl
+from vitcore.api import AT_ONCE, BUFFERS, MULTI_TENSOR, Backend, Kernel, Op, World, compiled_if_asked, hookimpl
 
 CUDA = Backend(
     name="cuda",
@@ -10,7 +10,9 @@ CUDA = Backend(
     probe="vitcore_cuda.probe:missing",
     open="vitcore_cuda.device:choose",
     wait="torch.cuda:synchronize",
+    memory="torch.cuda:mem_get_info",
     compiler="inductor",
+    compiles="model",
     collective="nccl",
     precisions=("fp32", "bf16"),
     narrow_weights=True,
@@ -54,5 +56,5 @@ def vitcore_backends() -> list[Backend]:
 @hookimpl
 def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
     """Fused attention, copies beside the step, and torch's own fused optimizers and multi-tensor norms on whole buffers."""
-    compiled = compiled_if_asked("it takes a minute before the first step, which short runs do not win back")
-    return (*compiled, *KERNELS, *BUFFERS, *MULTI_TENSOR) if backend == CUDA.name else ()
+    compiled = compiled_if_asked("it takes a minute before the first step, which short runs do not win back", at_once=True)
+    return (*compiled, *KERNELS, AT_ONCE, *BUFFERS, *MULTI_TENSOR) if backend == CUDA.name else ()

@@ -47,10 +47,15 @@ COMPILED: tuple[Kernel, ...] = (
 )
 
 
-def compiled_if_asked(why: str) -> tuple[Kernel, ...]:
+# In place of the first of those where launching a kernel for each gradient costs more than it saves.
+AT_ONCE = Kernel("model.grad", "autograd", "vitcore.runtime.fused_leaf:grad_at_once")
+
+
+def compiled_if_asked(why: str, *, at_once: bool = False) -> tuple[Kernel, ...]:
     """The leaf `compiled` for backends that keep bundles in buffers, asked for by `--compile`; `why` not by itself."""
     here = "vitcore.runtime.compiled"
+    grad = "grad_at_once" if at_once else "grad"
     return (
-        Kernel("model.grad", "compiled", f"{here}:grad", tier="numerics", opt_in=why),
+        Kernel("model.grad", "compiled", f"{here}:{grad}", tier="numerics", opt_in=why),
         Kernel("model.apply", "compiled", f"{here}:apply", tier="numerics", opt_in=why),
     )

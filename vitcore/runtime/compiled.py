@@ -1,7 +1,8 @@
-"""The compute leaf `compiled`: the model's repeated block through torch.compile, the rest as it is.
+"""The compute leaf `compiled`: the model, or its repeated block alone, through torch.compile.
 
-One block is compiled and runs for all of them: compiling whole models takes minutes and gains nothing here. Which compiler is
-the backend's to say (`Backend.compiler`).
+One block is compiled once and runs for all of them, which is what a processor is given: compiling a whole model takes minutes
+there and gains nothing. A device that is bound by memory gains from what is fused across blocks. Which compiler, and how much
+of the model, is the backend's to say (`Backend.compiler`, `Backend.compiles`).
 """
 
 from __future__ import annotations
@@ -23,31 +24,37 @@ if TYPE_CHECKING:
 
 
 def _compile(rt: Runtime) -> None:
-    """Compile the blocks, once for each model."""
+    """Compile what the backend says, once for each model."""
     if rt.backend.compiler is None:
         raise VitcoreError(
             f"backend {rt.backend.name!r} offers the leaf `compiled` and names no compiler for torch.compile"
         )
-    for block in rt.model.blocks:
+    for module in rt.model.blocks if rt.backend.compiles == "blocks" else [rt.model]:
         # An nn.Module keeps what it was compiled to; asking for it twice would compile it anew.
-        if block._compiled_call_impl is None:
-            compile_it = functools.partial(block.compile, backend=rt.backend.compiler, dynamic=False)
+        if module._compiled_call_impl is None:
+            compile_it = functools.partial(module.compile, backend=rt.backend.compiler, dynamic=False)
             explained(rt.backend, f"torch.compile by {rt.backend.compiler!r}", compile_it)
 
 
 def forward(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Tape]:
-    """As the leaf `autograd`, its blocks compiled."""
+    """As the leaf `autograd`, compiled."""
     _compile(rt)
     return model.forward(rt, *operands, **how)
 
 
 def grad(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Grads]:
-    """As the fused leaf, its blocks compiled."""
+    """As the fused leaf, compiled."""
     _compile(rt)
     return fused_leaf.grad(rt, *operands, **how)
 
 
+def grad_at_once(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Grads]:
+    """As that leaf with all gradients at once, compiled."""
+    _compile(rt)
+    return fused_leaf.grad_at_once(rt, *operands, **how)
+
+
 def apply(rt: Runtime, *operands: Any, **how: Any) -> Tensor:
-    """As `eager`, its blocks compiled; training and evaluation are two compilations."""
+    """As `eager`, compiled; training and evaluation are two compilations."""
     _compile(rt)
     return model.apply(rt, *operands, **how)

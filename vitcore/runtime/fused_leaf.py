@@ -1,7 +1,8 @@
 """The leaf that makes gradients in one go: forward, backward, and the sum over micro-batches where there is one.
 
 Each gradient goes into its place as soon as autograd has made it, widened to float32 there, and is let go of: so two bundles
-of gradients never exist, and what is widened is still in the cache.
+of gradients never exist, and what is widened is still in the cache. Where launching a kernel for each costs more than that
+saves, they are put there all at once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,22 @@ def grad(
         loss, tape = model.forward(rt, params, batch, key, **how)
     with record_function("model.backward"):
         return loss, accumulate(rt, tape, total)
+
+
+def grad_at_once(
+    rt: Runtime, params: tuple[Tensor, ...], batch: DeviceBatch, key: Key, total: Grads | None = None, **how: Any
+) -> tuple[Tensor, Grads]:
+    """As `grad`, the gradients put in their places by one kernel for all."""
+    with record_function("model.forward"):
+        loss, tape = model.forward(rt, params, batch, key, **how)
+    with record_function("model.backward"):
+        into = _Places.of(rt).take() if total is None else total
+        made = torch.autograd.grad(tape.loss, [tape.params[i] for i in rt.trained])
+        if total is None:
+            torch._foreach_copy_(given(into), made)
+        else:
+            torch._foreach_add_(given(into), made)
+        return loss, into
 
 
 def accumulate(rt: Runtime, tape: model.Tape, total: Grads | None) -> Grads:

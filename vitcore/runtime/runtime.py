@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from vitcore.backend import Backend, Kernel, World, resolve
 from vitcore.errors import VitcoreError
 from vitcore.model.vit import VisionTransformer, computes_narrow, parameter_names
+from vitcore.runtime.codegen import call_name
 from vitcore.runtime.flat import JoinedTuple, Layout, buffer
 from vitcore.runtime.guards import no_host_reads
 from vitcore.step.build import OPTIMIZERS
-from vitcore.runtime.codegen import call_name
 from vitcore.step.ir import Group, Module, walk
 from vitcore.step.ops import FUNCTIONS, OPS
 
