@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.profiler import record_function
 from torch.overrides import TorchFunctionMode
@@ -36,7 +37,7 @@ class Seen:
     def __init__(self, params: Iterable[Tensor]) -> None:
         held = list(params)
         self.numbers = sum(p.numel() for p in held)
-        self.storages = {p.untyped_storage()._cdata for p in held}
+        self.storages = {_memory(p) for p in held}
         self.ops: Counter[str] = Counter()
         self.kernels: Counter[str] = Counter()
         self.phases: Counter[str] = Counter()
@@ -48,15 +49,15 @@ class Seen:
         self.ops[name] += 1
         self.reads += reads_device(func, args, kwargs)
         for source, result in _copies(name, args, out):
-            if source.dtype != result.dtype and source.untyped_storage()._cdata in self.storages:
+            if source.dtype != result.dtype and _memory(source) in self.storages:
                 self.cast += source.numel()
         for tensor in _written(func, args, kwargs):
-            if tensor.untyped_storage()._cdata in self.storages:
+            if _memory(tensor) in self.storages:
                 self.written += tensor.numel()
-        before = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
+        before = {_memory(t) for t in _tensors((args, kwargs))}
         for tensor in _tensors(out):
-            if tensor.untyped_storage()._cdata not in before:
-                self.allocated += tensor.untyped_storage().nbytes()
+            if _memory(tensor) not in before:
+                self.allocated += tensor.numel() * tensor.element_size()
 
 
 class _Ops(TorchDispatchMode):
@@ -143,6 +144,11 @@ def _phases(seen: Counter[str]) -> Iterator[None]:
         yield
     finally:
         record_function.__enter__ = enter  # type: ignore[method-assign]
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tells one memory from another; of a device that records, whose tensors have none, one tensor from another."""
+    return tensor.untyped_storage()._cdata if torch._C._has_storage(tensor) else -id(tensor)
 
 
 def _copies(name: str, args: Any, out: Any) -> Iterator[tuple[Tensor, Tensor]]:

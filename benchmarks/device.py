@@ -16,7 +16,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def _name(device: torch.device) -> str:
     if device.type != "cpu":
-        module = torch.get_device_module(device)
+        module = getattr(torch, device.type, None)
         return str(module.get_device_name()) if hasattr(module, "get_device_name") else device.type
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

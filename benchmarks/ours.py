@@ -37,6 +37,16 @@ class InMemory:
         """Nothing is held open."""
 
 
+def open_once(plan: Plan) -> None:
+    """Open the plan's backend, where this process has not done so: some devices refuse to be opened again."""
+    if plan.backend.name not in _opened:
+        open_backend(plan.backend, plan.plugins)
+        _opened.add(plan.backend.name)
+
+
+_opened: set[str] = set()
+
+
 class OurLoop:
     """An opened plan and its state; `step` is one optimizer step, and returns before the device is done.
 
@@ -47,7 +57,7 @@ class OurLoop:
         self, job: Workload, plan: Plan, *, name: str = "vitcore", model: VisionTransformer | None = None,
         held: Sequence[Batch] | None = None, wrap: Callable[..., Any] | None = None,
     ) -> None:  # fmt: skip
-        open_backend(plan.backend, plan.plugins)
+        open_once(plan)
         self.job, self.plan, self.name = job, plan, name
         device = torch.device(plan.backend.device)
         first = weights(job) if model is None else model

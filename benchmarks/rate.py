@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
+
+from vitcore.backend import Backend, resolve
 
 # Sides of the square product: large enough that a device is full of it, small enough for a processor to take milliseconds.
 SIDES = {"host": 2048, "device": 8192}
@@ -14,15 +14,18 @@ NARROW = {"bf16": torch.bfloat16, "bf16-casts": torch.bfloat16}
 
 
 class Product:
-    """A square product in the type that a precision multiplies in; `wait` is the backend's."""
+    """A square product in the type that a precision multiplies in, on a backend's device."""
 
-    def __init__(self, device: torch.device, precision: str, wait: Callable[[], Any], side: int = 0) -> None:
+    def __init__(self, backend: Backend, precision: str, side: int = 0) -> None:
+        device = torch.device(backend.device)
         self.side = side or SIDES["host" if device.type == "cpu" else "device"]
         dtype = NARROW.get(precision, torch.float32)
         generator = torch.Generator().manual_seed(0)
         draws = (torch.randn(self.side, self.side, generator=generator).to(device, dtype) for _ in range(2))
         self.a, self.b = draws
-        self.out, self.wait = torch.empty_like(self.a), wait
+        self.out = torch.empty_like(self.a)
+        self.mark = resolve(backend.mark) if backend.mark else lambda: None
+        self.wait = resolve(backend.wait) if backend.wait else lambda: None
         self.operations = 2 * self.side**3
         for _ in range(3):
             self.step()
@@ -31,6 +34,7 @@ class Product:
     def step(self) -> None:
         """One product, into memory that is there already."""
         torch.mm(self.a, self.b, out=self.out)
+        self.mark()
 
     def rate(self, rounds: int = 7) -> float:
         """Operations a second, the median of a few rounds."""

@@ -33,17 +33,18 @@ def main(asked: dict[str, Any]) -> dict[str, float]:
     """Take a few steps."""
     from benchmarks.workload import Workload
     from vitcore.plan import make_plan
-    from vitcore.runtime.opening import open_backend
+    from vitcore.runtime.opening import set_environment
 
     job = Workload(**asked["job"])
     plan = make_plan(job.config(asked["backend"]))
-    open_backend(plan.backend, plan.plugins)
+    set_environment(plan.backend, plan.plugins)
+    # From here on torch is imported.
     import torch
+
+    from benchmarks.ours import OurLoop
 
     if asked["threads"]:
         torch.set_num_threads(asked["threads"])
-    from benchmarks.ours import OurLoop
-
     loop, times = OurLoop(job, plan), []
     for number in range(4):
         began = time.perf_counter()

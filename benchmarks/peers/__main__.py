@@ -83,13 +83,16 @@ def main(argv: Sequence[str]) -> int:
         os.environ["OMP_NUM_THREADS"] = str(asked.threads)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler that counts bytes tells of itself
     plans = _plans(job, asked.backend, flags)
-    # From here on torch is imported: the backend's environment is known.
-    from vitcore.runtime.opening import open_backend
+    from vitcore.runtime.opening import set_environment
 
-    backend = next(iter(plans.values())).backend
-    open_backend(backend, next(iter(plans.values())).plugins)
+    first = next(iter(plans.values()))
+    set_environment(first.backend, first.plugins)
+    # From here on torch is imported.
     import torch
 
+    from benchmarks.ours import open_once
+
+    open_once(first)
     if asked.threads:
         torch.set_num_threads(asked.threads)
     said = _measure(asked, job, plans)
@@ -151,7 +154,7 @@ def _measure(asked: Any, job: Workload, plans: dict[str, Any]) -> dict[str, Any]
             given = Given(job, device, [(b.images, b.labels) for b in held], Path(folder), name.endswith("-compiled"))
             builds[name] = lambda build=build, given=given: build(given)  # type: ignore[misc]
         loops, found = build_all(builds, device, wait, asked.warmup)
-    product = Product(device, job.precision, wait, asked.gemm)
+    product = Product(backend, job.precision, asked.gemm)
     rounds = run_rounds(loops, found, product, wait, rounds=asked.pairs, inner=asked.inner, seconds=asked.seconds)
     last_losses(loops, found)
     said = facts(job, found, list(plans), product.operations)

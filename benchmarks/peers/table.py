@@ -57,7 +57,7 @@ def show(title: str, said: dict[str, Any]) -> str:
     for row in said["loops"]:
         rows.append((
             row["name"], f"{row['step_seconds'] * 1e3:.2f}", f"{row['images_per_second']:.2f}", f"{row['mfu']:.1%}",
-            f"{row['peak_bytes'] / 1e6:.1f}", f"{row['held_bytes'] / 1e6:.1f}", f"{row['first_step_seconds']:.2f}",
+            _megabytes(row["peak_bytes"]), _megabytes(row["held_bytes"]), f"{row['first_step_seconds']:.2f}",
         ))  # fmt: skip
     pairs = [("vitcore's", "to", "times as fast", "95 % interval", "least .. most")]
     for r in said["ratios"]:
@@ -76,6 +76,10 @@ def show(title: str, said: dict[str, Any]) -> str:
         lines.append(f"{v['of']}: {v['median']:.3f} [{v['low']:.3f} .. {v['high']:.3f}] times as fast as "
                      f"{v['against']}: {v['verdict']}")  # fmt: skip
     return "\n".join(lines)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}" if count else "not counted"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
