@@ -78,9 +78,10 @@ def read(name: str) -> Saved:
         raise VitcoreError(
             f"{path}: it is no file of pytest-benchmark (no {e}); give one that --benchmark-json wrote"
         ) from e
-    cpu = info.get("cpu") or {}
-    machine = {"system": info.get("system"), "machine": info.get("machine"), "processor": cpu.get("brand_raw"),
-               "cores": cpu.get("count")}  # fmt: skip
+    # The one part of it that describes the processor.
+    processor = next((part for part in info.values() if isinstance(part, dict) and "brand_raw" in part), {})
+    machine = {"system": info.get("system"), "machine": info.get("machine"), "processor": processor.get("brand_raw"),
+               "cores": processor.get("count")}  # fmt: skip
     return Saved(path.stem, machine, {b.name: b for b in benchmarks})
 
 
