@@ -61,8 +61,10 @@ def folder() -> Path:
 
 
 def _key(backend: Backend, shape: Shape) -> str:
-    facts = (backend.name, backend.tune, str(shape), importlib.metadata.version("torch"), _processor(), os.cpu_count(),
-             os.environ.get("OMP_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES"))  # fmt: skip
+    # How many threads compute, and which of the machine's devices this process sees.
+    chosen = {n: v for n, v in sorted(os.environ.items()) if n == "OMP_NUM_THREADS" or n.endswith("_VISIBLE_DEVICES")}
+    torch = importlib.metadata.version("torch")
+    facts = (backend.name, backend.tune, str(shape), torch, _processor(), os.cpu_count(), chosen)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

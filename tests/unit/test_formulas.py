@@ -7,9 +7,9 @@ import pytest
 from vitcore.backend import Backend, Kernel
 from vitcore.errors import VitcoreError
 from vitcore.formulas import FORMULAS
+from vitcore.runtime.codegen import source
 from vitcore.runtime.reference import REFERENCE
 from vitcore.step.build import StepSpec, build
-from vitcore.runtime.codegen import source
 from vitcore.step.lowering import Lowering
 from vitcore.step.ops import OPS
 from vitcore.step.pipeline import lower

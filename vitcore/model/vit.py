@@ -110,18 +110,22 @@ class Attention(nn.Module):
         """`queries`: of how many tokens, from the first on, the result is asked for; None: of all."""
         batch, tokens, width = x_BND.shape
         p = self.attention_dropout if self.training else 0.0
-        how = {"p": p, "site": _site(block, ATTENTION_PLACE) if p > 0.0 else 0, "dropout": functions.dropout}
+        site = _site(block, ATTENTION_PLACE) if p > 0.0 else 0
         heads = (self.heads, width // self.heads)
         # Masks of probabilities are numbered over all queries, so with dropout all are computed.
         if queries is None or p > 0.0:
             qkv_BN3HE = self.qkv(x_BND).reshape(batch, tokens, 3, *heads)
-            x_BND = functions.self_attention(qkv_BN3HE, attention=functions.attention, **how)[:, :queries]
+            attended_BND = functions.self_attention(
+                qkv_BN3HE, attention=functions.attention, p=p, site=site, dropout=functions.dropout
+            )
+            x_BND = attended_BND[:, :queries]
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
             q_BQHE = F.linear(x_BND[:, :queries], weight[:width], bias[:width]).reshape(batch, queries, *heads)
             kv_BN2HE = F.linear(x_BND, weight[width:], bias[width:]).reshape(batch, tokens, 2, *heads)
             kv_2BHNE = kv_BN2HE.permute(2, 0, 3, 1, 4)
-            attended_BHQE = functions.attention(q_BQHE.transpose(1, 2), kv_2BHNE[0], kv_2BHNE[1], **how)
+            q_BHQE = q_BQHE.transpose(1, 2)
+            attended_BHQE = functions.attention(q_BHQE, kv_2BHNE[0], kv_2BHNE[1], dropout=functions.dropout)
             x_BND = attended_BHQE.transpose(1, 2).reshape(batch, queries, width)
         return _drop(self, self.proj(x_BND), functions, block, PROJECTION_PLACE)
 
@@ -277,8 +281,8 @@ class VisionTransformer(nn.Module):
         x_BND = self.patch_embed(images_BCYX, slots, bytes_as, dtype)
         bias_1D = self.patch_embed.bias(bytes_as)[None]
         # The class token's row of the product is 0.
-        bias_ND = torch.cat([self.cls_token[0], bias_1D.expand(self.pos_embed.shape[1] - 1, -1)]) if slots else bias_1D
-        base_1ND = self.pos_embed + bias_ND
+        bias_ND = bias_1D.expand(self.pos_embed.shape[1] - slots, -1)
+        base_1ND = self.pos_embed + (bias_ND if self.cls_token is None else torch.cat([self.cls_token[0], bias_ND]))
         # In place, as a product does not keep its result for the backward; under autocast its dtype is not what was asked for,
         # and the sum is of the parameters' dtype.
         return x_BND.add_(base_1ND.to(dtype)) if x_BND.dtype == dtype else x_BND + base_1ND

@@ -8,7 +8,7 @@ saves, they are put there all at once.
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -78,13 +78,13 @@ def zero(rt: Runtime, params: tuple[Tensor, ...]) -> Grads:
 class _Places:
     """Where the gradients of one runtime go."""
 
-    _all: weakref.WeakKeyDictionary[Runtime, _Places] = weakref.WeakKeyDictionary()
+    _all: ClassVar[weakref.WeakKeyDictionary[Runtime, _Places]] = weakref.WeakKeyDictionary()
 
     def __init__(self, rt: Runtime) -> None:
         self.layout, self.trained, self.nothing, self.device = rt.layout, rt.trained, rt.nothing, rt.device
         self._buffers: list[tuple[Tensor, weakref.ref[JoinedList]]] = []
         self._leaves: dict[int, tuple[Tensor, ...]] = {}
-        self._into: JoinedList | None = None
+        self._into: Grads | None = None
         self._adds = False
 
     @classmethod
@@ -122,6 +122,7 @@ class _Places:
             if self._into is None:
                 return  # somebody else's backward
             made, leaf.grad = leaf.grad, None
+            assert made is not None, "autograd calls this once a gradient is there"
             if self._adds:
                 self._into[i].add_(made)
             else:
@@ -129,7 +130,7 @@ class _Places:
 
         return put
 
-    def open(self, into: JoinedList, *, adds: bool) -> None:
+    def open(self, into: Grads, *, adds: bool) -> None:
         """From now on gradients go into this bundle, added to what is there or in place of it."""
         self._into, self._adds = into, adds
 

@@ -62,10 +62,15 @@ class Pass:
     """Whether lowering is impossible without it, so that it cannot be disabled."""
 
 
-def with_attrs(ops: Sequence[Op], names: Collection[str], **attrs: str) -> tuple[Op, ...]:
-    """The ops, those of these names with further attributes, in every block."""
-    more = (replace(op, body=with_attrs(op.body, names, **attrs)) for op in ops)
-    return tuple(op.with_attrs(**attrs) if op.name in names else op for op in more)
+def with_attrs(program: Program, names: Collection[str], fuel: Fuel | None = None, **attrs: str) -> Program:
+    """The program, its ops of these names with further attributes, in every block; with `fuel` each is a rewrite that may
+    be stopped."""
+
+    def block(ops: Sequence[Op]) -> tuple[Op, ...]:
+        more = (replace(op, body=block(op.body)) for op in ops)
+        return tuple(op.with_attrs(**attrs) if op.name in names and (not fuel or fuel.take()) else op for op in more)
+
+    return replace(program, ops=block(program.ops))
 
 
 def lowering_pass(tier: str, *, required: bool = False) -> Callable[[Rewrite], Pass]:

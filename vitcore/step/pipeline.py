@@ -28,23 +28,10 @@ from vitcore.step.passes.skip_unread import skip_unread
 from vitcore.step.verify import verify, verify_module
 
 PIPELINE: tuple[Pass, ...] = (
-    inline_single_repeat,
-    fold_zero_add,
-    begin_lowering,
-    prefetch,
-    keep_bytes,
-    skip_unread,
-    carry_zero_grads,
-    choose_precision,
-    narrow_weights,
-    rematerialise,
-    fuse_grad,
-    choose_implementations,
-    form_regions,
-    capture_step,
-    place_marks,
-    seal,
-)
+    inline_single_repeat, fold_zero_add, begin_lowering, prefetch, keep_bytes, skip_unread, carry_zero_grads,
+    choose_precision, narrow_weights, rematerialise, fuse_grad, choose_implementations, form_regions, capture_step,
+    place_marks, seal,
+)  # fmt: skip
 
 
 def pipeline(extra: Iterable[tuple[str, Pass]] = (), disabled: Iterable[str] = ()) -> list[Pass]:
@@ -53,8 +40,8 @@ def pipeline(extra: Iterable[tuple[str, Pass]] = (), disabled: Iterable[str] = (
     for stage, new in extra:
         names = [p.name for p in passes]
         if stage not in names:
-            no_pass = f"which is no pass{nearest(stage, names)}"
-            raise VitcoreError(f"pass {new.name!r} wants to run after {stage!r}, {no_pass}")
+            what = f"pass {new.name!r} wants to run after {stage!r}"
+            raise VitcoreError(f"{what}, which is no pass{nearest(stage, names)}")
         passes.insert(names.index(stage) + 1, new)
     for name in disabled:
         found = next((p for p in passes if p.name == name), None)

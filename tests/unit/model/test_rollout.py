@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vitcore.model.rollout import attention_rollout
 from vitcore.model.vit import VisionTransformer, build_model
@@ -20,7 +21,8 @@ def test_it_is_the_product_of_the_blocks_attention_and_residuals(pool: str) -> N
     model = made(pool)
     images = torch.rand(2, 1, 8, 12) * 2 - 1
     # By hand: the tokens before each block, its q and k, its softmax.
-    x = model.patch_embed(images)
+    patches = model.patch_embed.proj
+    x = F.conv2d(images, patches.weight, patches.bias, stride=patches.stride).flatten(2).transpose(1, 2)
     x = x if model.cls_token is None else torch.cat([model.cls_token.expand(2, -1, -1), x], 1)
     x = x + model.pos_embed
     product = torch.eye(x.shape[1]).expand(2, -1, -1)

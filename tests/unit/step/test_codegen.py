@@ -51,12 +51,15 @@ class FakeRuntime:
     def mark(self) -> None:
         self.calls.append(("mark",))
 
-    def region(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    def region(self, fn: Callable[..., Any], how: str = "enter") -> Callable[..., Any]:
         def entered(*args: Any) -> Any:
-            self.calls.append(("enter", fn.__name__))
+            self.calls.append((how, fn.__name__))
             return fn(*args)
 
         return entered
+
+    def capture(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        return self.region(fn, "launch")
 
 
 def expected(ops: Sequence[Op]) -> Iterator[str]:
@@ -66,7 +69,7 @@ def expected(ops: Sequence[Op]) -> Iterator[str]:
             for _ in range(int(op.attrs["n"])):
                 yield from expected(op.body)
         elif op.name == "rt.region":
-            yield f"enter {op.attrs['name']}"
+            yield f"{'launch' if 'capture' in op.attrs else 'enter'} {op.attrs['name']}"
             yield from expected(op.body)
         elif op.name == "rt.mark":
             yield "mark"
@@ -79,14 +82,17 @@ def run(program: Program) -> tuple[FakeRuntime, Any]:
     return rt, compile_program(program, rt)(*[v.name for v in program.params])
 
 
+@pytest.mark.parametrize("world", [1, 8])
 @pytest.mark.parametrize("accumulation", [1, 3])
 @pytest.mark.parametrize("backend", ["cpu", "cuda", "hpu-lazy", "hpu-eager"])
 def test_every_program_calls_what_its_text_says_in_that_order(
-    backend: str, accumulation: int, lowered: Callable[..., Module]
+    backend: str, accumulation: int, world: int, lowered: Callable[..., Module]
 ) -> None:
-    for program in lowered(backend, "bf16", 8, accumulation=accumulation).programs:
+    module = lowered(backend, "bf16", world, accumulation=accumulation)
+    assert ("capture=graph" in str(module)) == (backend == "cuda" and accumulation == world == 1)
+    for program in module.programs:
         rt, results = run(program)
-        called = [" ".join(call[:2]) if call[0] == "enter" else call[0] for call in rt.calls]
+        called = [" ".join(call[:2]) if call[0] in ("enter", "launch") else call[0] for call in rt.calls]
         assert called == [*expected(program.ops)]
         assert isinstance(results, tuple)
         assert len(results) == len(program.results)
@@ -100,11 +106,19 @@ def test_marks_run_as_often_as_the_text_says(lowered: Callable[..., Module]) -> 
 
 
 def test_operands_and_attributes_arrive_as_the_text_has_them(lowered: Callable[..., Module]) -> None:
+    forward = run(lowered("hpu-eager", "bf16", label_smoothing=0.1)["train"])[0].calls
+    given = next(call[2] for call in forward if call[0] == "model_forward__compiled")
+    assert given == {"attention": "fused_sdpa", "autocast": "bf16", "label_smoothing": 0.1, "reads": "pooled"}
     program = lowered("cpu", "bf16", accumulation=4, label_smoothing=0.1, clip=False)["train"]
     rt, results = run(program)
     calls = {call[0]: call[1:] for call in rt.calls if len(call) == 3}
-    assert calls["model_forward__autograd"][1] == {"autocast": "bf16", "label_smoothing": 0.1}
-    assert calls["grads_scale__reference"][1] == {"by": 1 / 4}
+    narrow, *_, total = calls["model_grad__autograd"][0]
+    assert narrow.startswith("params_narrow__reference#")
+    assert total == "grads_zero__buffer#0" or total.startswith("model_grad__autograd#")
+    assert calls["model_grad__autograd"][1] == {
+        "label_smoothing": 0.1, "reads": "pooled", "self_attention": "products",
+    }  # fmt: skip
+    assert calls["grads_scale__buffer"][1] == {"by": 1 / 4}
     assert calls["grads_all_reduce__identity"][1] == {"group": "dp"}
     params, opt, grads, hyper, ok = calls["opt_update__torch_fused"][0]
     assert (params, opt, hyper) == ("p", "o", "hyper")
@@ -117,7 +131,7 @@ def test_the_source_is_readable(lowered: Callable[..., Module]) -> None:
     assert source(lowered("hpu-lazy")["eval"]) == dedent("""\
         @rt.region
         def apply(m, p, x):
-            y = rt.model_apply__eager(p, x, attention='fused_sdpa')
+            y = rt.model_apply__eager(p, x, attention='fused_sdpa', reads='pooled')
             m1_ = rt.metrics_count__reference(m, y, x)
             return m1_
 
@@ -125,7 +139,7 @@ def test_the_source_is_readable(lowered: Callable[..., Module]) -> None:
         def eval(p, c, m):
             \"""lowered:hpu-lazy @eval\"""
             h, c1 = rt.data_next__reference(c, split='eval')
-            x = rt.data_put__reference(h)
+            x = rt.data_put__reference(h, pixels='bytes')
             m1 = apply(m, p, x)
             rt.mark()
             return c1, m1
@@ -210,12 +224,12 @@ def test_the_traceback_of_a_failing_kernel_shows_the_generated_line(lowered: Cal
     def fails(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("out of memory")
 
-    rt.model_backward__autograd = fails  # type: ignore[attr-defined]
+    rt.model_grad__autograd = fails  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError) as raised:
         compile_program(program, rt)(*range(6))
     shown = "".join(traceback.format_exception(raised.value))
     assert 'File "<vitcore lowered:cpu @train>", line ' in shown
-    assert "d = rt.model_backward__autograd(t)" in shown
+    assert "loss, gb_ = rt.model_grad__autograd(p, x, kf, ga, " in shown
     assert "in train\n" in shown
     frame = next(f for f in traceback.extract_tb(raised.value.__traceback__) if f.name == "forward_backward")
     assert source(program).splitlines()[(frame.lineno or 0) - 1].strip() == frame.line

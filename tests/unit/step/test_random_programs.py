@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from vitcore.backend import Backend, Kernel, World
 from vitcore.plugins import load_plugins
+from vitcore.runtime.codegen import source
 from vitcore.runtime.reference import REFERENCE
 from vitcore.step.build import OPTIMIZERS, StepSpec, build
-from vitcore.runtime.codegen import source
 from vitcore.step.ir import FLOW, Group, Module, Op, Program, walk
 from vitcore.step.lowering import Lowering
-from vitcore.step.ops import OPS
+from vitcore.step.ops import OPS, RUNS_MODEL
 from vitcore.step.pipeline import PIPELINE, lower
 from vitcore.step.text import parse
 from vitcore.step.verify import verify_module
@@ -108,7 +108,8 @@ def made_up(draw: st.DrawFn) -> tuple[Backend, list[Kernel]]:
     mark = "nobody:marks" if draw(st.booleans()) else None
     precisions = ("fp32", "bf16")
     backend = Backend(
-        name="made-up", device="x", mark=mark, split_after=split_after, precisions=precisions, prefetch=draw(st.booleans())
+        name="made-up", device="x", mark=mark, split_after=split_after, precisions=precisions, prefetch=draw(st.booleans()),
+        narrow_weights=draw(st.booleans()), capture="nobody:captures" if draw(st.booleans()) else None,
     )  # fmt: skip
     claimed = draw(st.lists(st.sampled_from(DEVICE_OPS), max_size=6, unique=True))
     return backend, [Kernel(op, "vendor", "nobody:has_it", flushes=draw(FLUSHES)) for op in claimed]
@@ -133,6 +134,10 @@ ALLOWED = {
     "fold_zero_add": Change(gone=frozenset({"grads.zero", "grads.add"})),
     "prefetch": Change(gone=frozenset({"data.next"}), moved=frozenset({"data.advance", "data.peek", "data.put"})),
     "carry_zero_grads": Change(moved=frozenset({"grads.zero"})),
+    "narrow_weights": Change(moved=frozenset({"params.narrow"})),
+    "fuse_grad": Change(
+        gone=frozenset({"model.forward", "model.backward", "grads.add"}), moved=frozenset({"model.grad"})
+    ),
     "form_regions": Change(flow=frozenset({"rt.region", "yield"})),
     "place_marks": Change(flow=frozenset({"rt.mark"})),
 }
@@ -154,6 +159,10 @@ def check(module: Module, backend: Backend, kernels: list[Kernel], precision: st
                 assert lost["grads.zero"] == lost["grads.add"]
             if each.name == "carry_zero_grads":
                 carried += sum(made.values())
+            if each.name == "narrow_weights":  # once for each bundle of parameters that the model runs by
+                assert made["params.narrow"] <= len({op.args[0] for op in walk(old.ops) if op.name in RUNS_MODEL})
+            if each.name == "fuse_grad":
+                assert made["model.grad"] == lost["model.forward"] == lost["model.backward"] >= lost["grads.add"]
             flow = [Counter(op.name for op in walk(p.ops) if op.name in FLOW) for p in (old, new)]
             assert (flow[0] - flow[1]).keys() | (flow[1] - flow[0]).keys() <= allowed.flow
             assert [v for v in new.params if not v.ty.derived] == [v for v in old.params if not v.ty.derived]

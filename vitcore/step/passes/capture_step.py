@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from vitcore.step.ir import Program
 from vitcore.step.lowering import Lowering, lowering_pass, with_attrs
 
@@ -15,4 +13,4 @@ def capture_step(program: Program, lowering: Lowering) -> Program:
     alone = program.name == "train" and len(regions) == 1 and regions[0].name == "rt.region"
     if not (lowering.backend.capture and alone and lowering.world.size == 1 and lowering.fuel.take()):
         return program
-    return replace(program, ops=with_attrs(program.ops, ("rt.region",), capture="graph"))
+    return with_attrs(program, ("rt.region",), capture="graph")

@@ -16,27 +16,19 @@ from vitcore.step.lowering import Lowering, lowering_pass
 def carry_zero_grads(program: Program, lowering: Lowering) -> Program:
     """Move `grads.zero` from the head of `train` to its update, and make the first zeros in `init` and `restore`."""
     assert lowering.module is not None
-    if not lowering.backend.lazy or not _zero(lowering.module["train"]):
+    zero = next((op for op in lowering.module["train"].ops if op.name == "grads.zero"), None)
+    if not lowering.backend.lazy or zero is None:
         return program
     if program.name == "train":
-        zero = _zero(program)
-        assert zero is not None
         carried = replace(zero.outs[0], ty=replace(zero.outs[0].ty, derived=True))
         at = next((i for i, v in enumerate(program.params) if not v.ty.linear), len(program.params))
         params = (*program.params[:at], carried, *program.params[at:])
         ops = rename([op for op in program.ops if op is not zero], {carried.name: carried})
         return _return_zeros(replace(program, params=params, ops=ops), zero)
-    if program.name in ("init", "restore"):
-        return _return_zeros(program, _zero(lowering.module["train"]))
-    return program
+    return _return_zeros(program, zero) if program.name in ("init", "restore") else program
 
 
-def _zero(program: Program) -> Op | None:
-    return next((op for op in program.ops if op.name == "grads.zero"), None)
-
-
-def _return_zeros(program: Program, zero: Op | None) -> Program:
-    assert zero is not None
+def _return_zeros(program: Program, zero: Op) -> Program:
     *ops, end = program.ops
     # Before the update, not after it: what would follow an update that flushes by itself would be a graph of its own.
     at = next((i for i, op in enumerate(ops) if op.name == "opt.update"), len(ops))

@@ -22,5 +22,5 @@ def choose_precision(program: Program, lowering: Lowering) -> Program:
         offered = ", ".join(p for p in backend.precisions if p in POLICIES)
         raise VitcoreError(f"precision {name!r} is not offered by backend {backend.name!r}; choose one of: {offered}")
 
-    ops = with_attrs(program.ops, RUNS_MODEL, **POLICIES[name])
-    return replace(program, ops=ops, attrs={**program.attrs, "precision": name})
+    program = replace(program, attrs={**program.attrs, "precision": name})
+    return with_attrs(program, RUNS_MODEL, None, **POLICIES[name])

@@ -58,7 +58,7 @@ def _close(run: list[Op], rest: Sequence[Op], program: Program, lowering: Loweri
     inner = {v.name: Value(_unused(f"{v}_", ("_" * i for i in count()), taken)[1:], v.ty) for v in live}
     body = [replace(op, outs=tuple(inner.get(v.name, v) for v in op.outs)) for op in rename(run, inner)]
     roles = [r for op in run if (r := OPS[op.name].role)]
-    role = "_".join(r for r in roles if r[0] != "(") or "_".join(roles).strip("()") or f"{program.name}_body"
+    role = "_".join(r for r in roles if r[0] != "(") or "_".join(r.strip("()") for r in roles) or f"{program.name}_body"
     name = _unused(role, ("" if i == 1 else f"_{i}" for i in count(1)), taken)
     return [Op("rt.region", (), tuple(live), {"name": name}, (), (*body, Op("yield", tuple(inner.values()))))]
 

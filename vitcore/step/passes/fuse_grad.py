@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitcore.step.ir import Op, Program
+from vitcore.step.ir import Op, Program, walk
 from vitcore.step.lowering import Lowering, lowering_pass
 
 
@@ -25,6 +25,10 @@ def fuse_grad(program: Program, lowering: Lowering) -> Program:
             if ahead is None or not lowering.fuel.take():
                 continue
             add = next((op for op in out if op.name == "grads.add" and op.args[1] == back.outs[0]), None)
+            # The sum must be there before the forward, and be nobody's until it is added to.
+            between = walk(out[out.index(ahead) : out.index(add)]) if add else ()
+            if add and any(add.args[0] in (*op.args, *op.outs) for op in between):
+                add = None
             given, made = ((add.args[0],), add.outs) if add else ((), back.outs)
             one = Op("model.grad", (*ahead.args, *given), (ahead.outs[0], *made), ahead.attrs)
             out = [one if op is ahead else op for op in out if op is not back and op is not add]

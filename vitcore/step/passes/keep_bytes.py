@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from vitcore.step.ir import Program, walk
 from vitcore.step.lowering import Lowering, lowering_pass, with_attrs
 
@@ -16,4 +14,4 @@ def keep_bytes(program: Program, lowering: Lowering) -> Program:
     reader = program if program.name == "eval" else lowering.module["train"]
     if any(op.name == "data.augment" and op.attrs["do"] != "flip" for op in walk(reader.ops)):
         return program
-    return replace(program, ops=with_attrs(program.ops, ("data.put",), pixels="bytes"))
+    return with_attrs(program, ("data.put",), lowering.fuel, pixels="bytes")

@@ -17,12 +17,10 @@ def place_marks(program: Program, lowering: Lowering) -> Program:
 
 def _block(ops: Sequence[Op]) -> tuple[Op, ...]:
     out: list[Op] = []
-    following: list[Op | None] = [*ops[1:], None]
-    for op, after in zip(ops, following, strict=False):
+    for op, after in zip(ops, (*ops[1:], None), strict=False):
+        out.append(replace(op, body=_block(op.body)))
         if op.name != "rt.region":
-            out.append(replace(op, body=_block(op.body)))
             continue
-        out.append(op)
         flushed = op.body[-2].flushes[2] > 0
         flushed_next = after is not None and after.name == "rt.region" and after.body[0].flushes[0] > 0
         marked = after is not None and after.name == "rt.mark"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from vitcore.step.ir import Program
 from vitcore.step.lowering import Lowering, lowering_pass, with_attrs
 
@@ -11,6 +9,4 @@ from vitcore.step.lowering import Lowering, lowering_pass, with_attrs
 @lowering_pass("exact")
 def rematerialise(program: Program, lowering: Lowering) -> Program:
     """Set `remat=blocks` on `model.forward` where the configuration asks for it."""
-    if lowering.remat == "none":
-        return program
-    return replace(program, ops=with_attrs(program.ops, ("model.forward",), remat=lowering.remat))
+    return program if lowering.remat == "none" else with_attrs(program, ("model.forward",), remat=lowering.remat)

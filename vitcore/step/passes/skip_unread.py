@@ -6,8 +6,6 @@ model knows which it is; where it reads the mean of all tokens the attribute cha
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from vitcore.step.ir import Program
 from vitcore.step.lowering import Lowering, lowering_pass, with_attrs
 from vitcore.step.ops import RUNS_MODEL
@@ -16,4 +14,4 @@ from vitcore.step.ops import RUNS_MODEL
 @lowering_pass("algebraic")
 def skip_unread(program: Program, lowering: Lowering) -> Program:
     """Say on every op that runs the model that the pooled tokens alone are read."""
-    return replace(program, ops=with_attrs(program.ops, RUNS_MODEL, reads="pooled"))
+    return with_attrs(program, RUNS_MODEL, lowering.fuel, reads="pooled")
