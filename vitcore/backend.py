@@ -182,7 +182,7 @@ def kernel(
     """Decorate a plain function as a kernel for `op`; its name becomes the `impl`."""
 
     def claim(fn: Callable[..., Any]) -> Kernel:
-        return Kernel(op, fn.__name__, fn, when, flushes, variant, tier, opt_in)
+        return Kernel(op, fn.__name__, fn, when, flushes, variant, tier, opt_in=opt_in)
 
     return claim
 

@@ -13,6 +13,7 @@ from vitcore.backend import Backend, Kernel, World
 from vitcore.config import Config
 from vitcore.debug import debug_level
 from vitcore.doctor.costs import kernel_costs
+from vitcore.doctor.fitting import choose_remat
 from vitcore.errors import VitcoreError, nearest
 from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
@@ -42,6 +43,8 @@ class Plan:
     lowered: Module
     lowering: Lowering
     passes: tuple[Pass, ...]
+    notes: tuple[str, ...] = ()
+    """What was decided for the run and is to be said before its first step."""
 
     def show(self, stage: str) -> str:
         """The programs as `text` (neutral), `lowered`, or the generated `python`."""
@@ -92,13 +95,21 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
     slower = measured(config, backend, plugins, measure=to_run)
     kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel, slower)
-    lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), config.remat, refusals=left_out)
+    remat = "none" if config.remat == "auto" else config.remat
+    lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), remat, refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(replace(config.spec, details=details))
     passes = tuple(pipeline(extra, config.disable_pass))
-    lowered = lower(neutral, lowering, passes)
+    lowered, notes = lower(neutral, lowering, passes), list[str]()
+    if config.remat == "auto" and to_run:
+        open_backend(backend, plugins)
+        remat, said = choose_remat(config, backend, lowered, kernels)
+        notes.append(said)
+        if remat != "none":
+            lowering = replace(lowering, fuel=fuel_from_env(), remat=remat, log=[], refusals=[*left_out], dumps=[])
+            lowered = lower(neutral, lowering, passes)
     _debug(backend, why, neutral, lowering)
-    return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering, passes)
+    return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering, passes, tuple(notes))
 
 
 def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: bool) -> dict[str, str]:

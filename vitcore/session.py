@@ -14,6 +14,7 @@ from vitcore import checkpoint
 from vitcore.config import Config
 from vitcore.data.datasets import Dataset, open_dataset
 from vitcore.data.feed import Feed
+from vitcore.doctor.fitting import free_memory
 from vitcore.errors import VitcoreError
 from vitcore.model.vit import VisionTransformer
 from vitcore.origin import Origin
@@ -44,6 +45,8 @@ class Session:
             raise VitcoreError(f"the weights have {held} classes, {self.dataset.name} has {self.dataset.num_classes}; choose "
                                "a data set of the classes that they were trained on")  # fmt: skip
         open_backend(plan.backend, plan.plugins)
+        self.free = free_memory(plan.backend)
+        """Bytes that were free before anything of this run was on the device; None where that is not known."""
         if config.threads:
             torch.set_num_threads(config.threads)
         self._joined = open_group(plan.backend, plan.world)

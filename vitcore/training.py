@@ -10,6 +10,10 @@ from typing import Any
 
 from vitcore import rundir
 from vitcore.checkpoint import newest
+from vitcore.doctor.exhausted import memory_explained
+from vitcore.doctor.fitting import ANOTHER_MODEL, does_not_fit, smaller_evaluation, smaller_step
+from vitcore.doctor.memory import Memory, estimate
+from vitcore.doctor.sizes import ASSUMED_CLASSES, sizes_of_config
 from vitcore.errors import VitcoreError
 from vitcore.interrupt import Interrupt
 from vitcore.origin import Origin, find_origin
@@ -55,6 +59,7 @@ class Trainer:
         self.best = -1.0
         self.signum: int | None = None
         """The signal that ends the run, whichever rank it came to."""
+        self.classes = ASSUMED_CLASSES
 
     def run(self) -> Result:
         """Train to the end, or to the step in which a signal came."""
@@ -64,7 +69,9 @@ class Trainer:
         simulator = self.plan.backend.simulator
         self.folder = rundir.RunFolder(run_dir, write=self.lead, simulated=simulator.name if simulator else None)
         self.observers = [o for some in self.plan.plugins.ask("vitcore_observers", run_dir=str(run_dir)) for o in some]
-        with Session(self.plan, origin) as self.session, Interrupt() as self.interrupt:
+        explained = memory_explained(lambda: self._planned(origin), self._helps)
+        with explained, Session(self.plan, origin) as self.session, Interrupt() as self.interrupt:
+            self.classes = self.session.dataset.num_classes
             state, step = self._start()
             exe = self.session.executable
             texts = (self.plan.show("text"), self.plan.show("lowered"), exe.source)
@@ -79,6 +86,18 @@ class Trainer:
                 self._end_profile()
                 self.progress.close()
                 self.folder.close()
+
+    def _planned(self, origin: Origin) -> Memory:
+        """The memory that a step is planned to need."""
+        sizes = sizes_of_config(self.config, origin.variant, self.classes)
+        return estimate(self.plan.lowered, sizes, self.plan.kernels)
+
+    def _helps(self, program: str) -> str:
+        """What makes a program need less memory."""
+        if program == "eval":
+            return smaller_evaluation(self.config)
+        step = program in ("train", "log")
+        return smaller_step(self.config, self.plan.backend, self.plan.lowering.remat) if step else ANOTHER_MODEL
 
     def _profile_of(self, steps: int, run_dir: Path) -> Profile | None:
         """Of the steps that --profile_steps names; one rank looks at itself."""
@@ -148,8 +167,11 @@ class Trainer:
         say(f"precision {c.precision}, ranks: {self.plan.world.size}")
         say(f"model {s.variant.name}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
-        for line in self.said:
+        memory, free = self._planned(s.origin), s.free
+        for line in (*self.said, *self.plan.notes, memory.line(free)):
             say(line)
+        if free is not None and memory.peak > free:
+            say(does_not_fit(memory.peak, free, c, self.plan.backend, self.plan.lowering.remat))
         if cut := s.pixels_left_out:
             say(f"patches of {s.variant.name} leave out the last {cut} of {c.img_size} pixels of each side")
         if s.feed.dropped:

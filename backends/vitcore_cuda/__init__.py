@@ -56,5 +56,7 @@ def vitcore_backends() -> list[Backend]:
 @hookimpl
 def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
     """Fused attention, copies beside the step, and torch's own fused optimizers and multi-tensor norms on whole buffers."""
-    compiled = compiled_if_asked("it takes a minute before the first step, which short runs do not win back", at_once=True)
+    compiled = compiled_if_asked(
+        "it takes a minute before the first step, which short runs do not win back", at_once=True
+    )
     return (*compiled, *KERNELS, AT_ONCE, *BUFFERS, *MULTI_TENSOR) if backend == CUDA.name else ()

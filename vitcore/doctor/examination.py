@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from vitcore.backend import Backend
+from vitcore.backend import Backend, Kernel
 from vitcore.doctor.costs import Cost, kernel_costs
 from vitcore.doctor.diagnose import Finding, diagnose
 from vitcore.doctor.memory import Memory, estimate
@@ -25,7 +25,8 @@ STEPS = 6
 def examine(plan: Plan, steps: int = STEPS, run: bool = True) -> Report:
     """Of a plan; with `run` on its own device, opened here, on the recipe's own data, with a learning rate that moves."""
     if not run:
-        return _report(plan.lowered, plan.backend, kernel_costs(plan), lambda: sizes_of_plan(plan), None)
+        costs = kernel_costs(plan)
+        return _report(plan.lowered, plan.backend, plan.kernels, costs, lambda: sizes_of_plan(plan), None)
     from vitcore.session import Session
 
     config = plan.config
@@ -38,6 +39,7 @@ def examine(plan: Plan, steps: int = STEPS, run: bool = True) -> Report:
             lambda step: {"lr": rate * (1 - step / (4 * (steps + 3))), **config.hypers(step)},
             steps,
             kernel_costs(plan),
+            plan.kernels,
         )
 
 
@@ -47,21 +49,23 @@ def examine_executable(
     hyper: Callable[[int], Mapping[str, float]],
     steps: int = STEPS,
     costs: Sequence[Cost] = (),
+    kernels: Sequence[Kernel] = (),
 ) -> Report:
     """Of an executable with its feed, which is run: `start` makes its state, `hyper` the scalars of a step."""
     done = run(exe, start, hyper, steps)
-    return _report(exe.module, exe.rt.backend, costs, lambda: sizes_of_executable(exe), done)
+    return _report(exe.module, exe.rt.backend, kernels, costs, lambda: sizes_of_executable(exe), done)
 
 
 def _report(
-    module: Module, backend: Backend, costs: Sequence[Cost], sizes_of: Callable[[], Sizes], done: Run | None
-) -> Report:
+    module: Module, backend: Backend, kernels: Sequence[Kernel], costs: Sequence[Cost], sizes_of: Callable[[], Sizes],
+    done: Run | None,
+) -> Report:  # fmt: skip
     programs, unknown = read_module(module), ""
     memory: Memory | None = None
     traffic: Traffic | None = None
     try:
         sizes = sizes_of()
-        traffic, memory = travels(module, programs, sizes), estimate(module, sizes)
+        traffic, memory = travels(module, programs, sizes), estimate(module, sizes, kernels)
     except VitcoreError as e:
         unknown = str(e)
     findings: list[Finding] = diagnose(done, lazy=backend.lazy) if done else []

@@ -1,21 +1,18 @@
-"""An estimate of the peak of the device's memory in a training step, from shapes alone."""
+"""The peak of the device's memory in a training step, planned from the lowered text and shapes alone."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
 
-import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from vitcore.backend import Kernel
+from vitcore.doctor.activations import How, Kept, activations
+from vitcore.doctor.quantities import size
+from vitcore.doctor.sizes import Sizes, state_bytes, trained_of
+from vitcore.step.ir import Module, Op, walk
 
-from vitcore.doctor.sizes import Sizes, state_bytes
-from vitcore.model.dropout import dropout_keys
-from vitcore.model.loss import cross_entropy
-from vitcore.runtime.casts import ExplicitCasts
-from vitcore.step.ir import Module, walk
+_LARGEST = 8
 
 
 @dataclass(frozen=True)
@@ -23,84 +20,103 @@ class Memory:
     """Bytes, by what holds them. An estimate: what a device's own library adds, and what its compiler saves, is not in it."""
 
     parameters: int
+    """With their narrow copies, and the average of them where there is one."""
     gradients: int
     optimizer: int
     activations: int
+    """What autograd keeps of one micro-batch, at its highest."""
     working: int
     """What the backward holds besides, at its highest."""
     batch: int
     reduction: int
     peak: int
+    micro_batch: int
+    largest: tuple[str, ...]
+    """The largest tensors, or equal ones together, each as a line."""
     said: str
 
+    def line(self, free: int | None = None) -> str:
+        """The plan in one line, beside what is free."""
+        parts = [
+            f"{name} {size(getattr(self, name))}" for name in ("parameters", "gradients", "optimizer", "activations")
+        ]
+        of = f" of {size(free)} free" if free is not None else ""
+        return f"memory: {', '.join(parts)} (micro-batch of {self.micro_batch}), peak about {size(self.peak)}{of}"
 
-def estimate(module: Module, sizes: Sizes) -> Memory:
-    """Parameters, gradients and slots from shapes; activations as autograd saves them for one micro-batch, each storage
-    once, parameters left out."""
-    model, train = sizes.model(), module["train"]
-    parameters = 4 * sum(p.numel() for p in model.parameters())
-    ops = list(walk(train.ops))
-    narrow = next((op.attrs for op in ops if op.name == "model.forward"), {})
-    # Gradients are added up in one buffer for each parameter while backward makes fresh ones; a lazy device keeps the zeros
-    # of the next step besides.
-    adds = any(op.name == "grads.add" for op in ops)
-    of_trained, optimizer = state_bytes(module, model)
-    gradients = of_trained * (1 + adds)
-    activations, backward = held_bytes(model, sizes, narrow="casts" in narrow or "autocast" in narrow)
-    working = max(backward - of_trained, 0)  # the gradients that it makes are counted already
-    # What is copied, and as numbers of four bytes where bytes were.
+
+def estimate(module: Module, sizes: Sizes, kernels: Sequence[Kernel] = ()) -> Memory:
+    """Parameters, gradients and slots from shapes; activations as autograd keeps them for one micro-batch. `kernels` say what
+    attention keeps, where the text names one of theirs."""
+    ops = list(walk(module["train"].ops))
+    runs = [op for op in ops if op.name in ("model.forward", "model.grad")]
+    forward = runs[0]
+    how, unknown = _how(forward, kernels)
+    how = replace(how, unrecorded=_unrecorded(module, sizes))
+    of_trained, optimizer = state_bytes(module, sizes)
+    numbers = {name: prod(shape) for name, shape in sizes.shapes.items()}
+    average = any(v.ty.kind == "ema" for v in module.state)
+    climbs = any(op.name == "params.ascend" for op in ops)
+    narrow = any(op.name == "params.narrow" for op in ops)
+    parameters = sum(numbers.values()) * (4 + 4 * average + 2 * narrow) + of_trained * climbs
+    # In one op, each gradient goes into the sum as it is made. Else those of a micro-batch come to be beside the sum, while what
+    # was kept goes, and where they are narrow they are widened at the end.
+    alone = forward.name == "model.grad"
+    held = of_trained if alone or any(op.name == "grads.add" for op in ops) else 0
+    made = 0 if alone else of_trained + (of_trained // 2 if narrow else 0)
+    found = activations(sizes.variant, sizes.side, sizes.micro_batch, sizes.classes, how)
+    remat = forward.attrs.get("remat") == "blocks"
+    working = found.working + (max(numbers.values()) * how.product if alone else 0)
+    bytes_stay = any(op.name == "data.put" and op.attrs.get("pixels") == "bytes" for op in ops)
     batch = sizes.batch_bytes(sizes.micro_batch, keys=sizes.draws)
-    batch += 4 * sizes.micro_batch * sizes.pixels if sizes.pixel_bytes == 1 else 0
-    reduces = any(op.name == "grads.all_reduce" and op.attrs.get("impl") != "identity" for op in ops)
-    reduction = of_trained if reduces else 0
-    peak = parameters + gradients + optimizer + max(activations + working + batch, reduction)
-    how = "the narrow type by the table of bf16-casts" if narrow.get("autocast") else ""
-    said = "; ".join(filter(None, ("reference leaf and attention", how, sizes.assumed)))
-    return Memory(parameters, gradients, optimizer, activations, working, batch, reduction, peak, said)
+    batch *= 2 if any(op.name == "data.peek" for op in ops) else 1  # the next one is there too
+    batch += 4 * sizes.micro_batch * sizes.pixels if sizes.pixel_bytes == 1 and not bytes_stay else 0
+    copies = any(op.name == "grads.all_reduce" and op.attrs.get("impl") not in ("identity", "buffer") for op in ops)
+    reduction = of_trained if copies else 0
+    average_copies = (
+        2 * of_trained if any(op.name == "ema.update" and op.attrs.get("impl") == "buffer" for op in ops) else 0
+    )
+    kept, batch_and = found.peak(remat), working + batch
+    peak = parameters + held + optimizer + max(
+        kept + batch_and, made + found.first + batch_and, (0 if held else made) + max(reduction, average_copies)
+    )  # fmt: skip
+    cast = "the narrow type by the table of bf16-casts" if forward.attrs.get("autocast") else ""
+    lines = [*found.largest(remat), *(Kept(name, sizes.shapes[name], 4) for name in sizes.shapes)]
+    largest = sorted(lines, key=lambda k: -k.bytes)[:_LARGEST]
+    return Memory(
+        parameters, held + made, optimizer, kept, working, batch, reduction, peak, sizes.micro_batch,
+        tuple(map(_line, largest)), "; ".join(filter(None, (unknown, cast, sizes.assumed))),
+    )  # fmt: skip
 
 
-def held_bytes(model: torch.nn.Module, sizes: Sizes, *, narrow: bool) -> tuple[int, int]:
-    """Bytes that autograd keeps from the forward of one micro-batch for its backward, and the most that the backward makes
-    and holds, while all that was kept stays."""
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
-    # Tensors and not numbers are kept: a storage that is freed could give its address to the next.
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = tensor
-        return tensor
-
-    rows, meta = sizes.micro_batch, torch.device("meta")
-    images = torch.empty(rows, sizes.variant.channels, *sizes.side, device=meta)
-    labels, weight = torch.empty(rows, dtype=torch.int64, device=meta), torch.empty(rows, device=meta)
-    keys = dropout_keys(torch.empty(rows, dtype=torch.int32, device=meta)) if sizes.draws else nullcontext()
-    model.train()
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
-        keys,
-        ExplicitCasts() if narrow else nullcontext(),
-    ):
-        loss = cross_entropy(model(images), labels, weight, 0.1)
-    with _Live({*own, *kept}) as live:
-        torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
-    return sum(t.untyped_storage().nbytes() for t in kept.values()), live.most
+def _how(op: Op, kernels: Sequence[Kernel]) -> tuple[How, str]:
+    """How the forward computes, by its text, and what is not known of that."""
+    attrs = op.attrs
+    named = [(f, attrs[f]) for f in ("self_attention", "attention") if f in attrs][:1]
+    keeps = next((k.keeps for k in kernels if (k.op, k.name) in named), None)
+    unknown = (
+        f"what {named[0][1]} keeps is not known and taken to be what the reference does" if named and not keeps else ""
+    )
+    casts = "casts" in attrs or "autocast" in attrs
+    narrow = op.args[0].ty.kind == "weights"
+    how = How(
+        residual=2 if narrow else 4, product=2 if narrow or casts else 4, casts=casts,
+        pooled=attrs.get("reads") == "pooled", patch_dropout=float(attrs.get("patch_dropout", 0)), keeps=keeps,
+    )  # fmt: skip
+    return how, unknown
 
 
-class _Live(TorchDispatchMode):
-    """The most bytes of what ops make and is still held, beside storages that are `known`."""
+def _unrecorded(module: Module, sizes: Sizes) -> int:
+    """How many things come before the first of which something is trained: what makes tokens, then the blocks."""
+    trained = [name for name, yes in zip(sizes.shapes, trained_of(module, sizes), strict=True) if yes]
+    firsts = [
+        int(n.split(".")[1]) + 1 if n.startswith("blocks.") else sizes.variant.depth + 1
+        if n.startswith(("norm.", "pre_logits.", "head.")) else 0
+        for n in trained
+    ]  # fmt: skip
+    return min(firsts)
 
-    def __init__(self, known: set[int]) -> None:
-        super().__init__()
-        self.known, self.most = known, 0
-        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._held = {key: (ref, size) for key, (ref, size) in self._held.items() if not ref.expired()}
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, Tensor) and (storage := tensor.untyped_storage())._cdata not in self.known:
-                self._held.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
-        self.most = max(self.most, sum(size for _, size in self._held.values()))
-        return out
+def _line(kept: Kept) -> str:
+    shape = "x".join(map(str, kept.shape))
+    times = f"{kept.times} times " if kept.times > 1 else ""
+    return f"{kept.where}: {times}{shape} numbers of {kept.number} bytes, {size(kept.bytes)}"

@@ -11,6 +11,7 @@ from typing import Any
 from vitcore.doctor.costs import Cost
 from vitcore.doctor.diagnose import Finding
 from vitcore.doctor.memory import Memory
+from vitcore.doctor.quantities import size
 from vitcore.doctor.running import OTHER, Run
 from vitcore.doctor.static import PROGRAMS, Item, Outline
 from vitcore.doctor.traffic import Traffic
@@ -190,14 +191,6 @@ class Report:
                 *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells),
             ]
         return "\n".join(lines) + "\n"
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
 
 
 def _regions(items: Sequence[Item]) -> list[tuple[Item, int]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 
 import numpy as np
-import torch
 
+from vitcore.config import Config
 from vitcore.data.feed import Feed
 from vitcore.errors import VitcoreError
+from vitcore.model.shapes import parameter_shapes
 from vitcore.model.variants import Variant
-from vitcore.model.vit import VisionTransformer, parameter_names
 from vitcore.origin import find_origin
 from vitcore.plan import Plan
 from vitcore.runtime.executable import Executable
@@ -34,11 +36,10 @@ class Sizes:
     """Of a pixel as it is copied: 1 where bytes are, which become numbers on the device."""
     assumed: str = ""
 
-    def model(self) -> VisionTransformer:
-        """The model on torch's device without data."""
-        with torch.device("meta"):
-            model = VisionTransformer(self.variant, self.side, self.classes)
-        return model.to("meta")
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every parameter, by name."""
+        return parameter_shapes(self.variant, prod(self.variant.grid(*self.side)), self.classes)
 
     @property
     def pixels(self) -> int:
@@ -55,15 +56,19 @@ class Sizes:
         return rows * (self.pixels * self.pixel_bytes + 8 + 4 + (4 if keys else 0))
 
 
-def state_bytes(module: Module, model: VisionTransformer) -> tuple[int, int]:
-    """Bytes of one bundle of gradients and of the optimizer's slots; what the module freezes is frozen in the model."""
-    named = dict(model.named_parameters())
-    names = parameter_names(model)
-    groups = bind_groups(module.groups, names, module.attrs["optimizer"])
+def trained_of(module: Module, sizes: Sizes) -> list[bool]:
+    """Of each parameter, whether the module trains it."""
+    groups = bind_groups(module.groups, [*sizes.shapes], module.attrs["optimizer"])
     trained = frozenset(i for group in groups for i in group.indices)
-    numbers = [named[name].requires_grad_(i in trained).numel() for i, name in enumerate(names)]
+    return [i in trained for i in range(len(sizes.shapes))]
+
+
+def state_bytes(module: Module, sizes: Sizes) -> tuple[int, int]:
+    """Bytes of one bundle of gradients and of the optimizer's slots, of what the module does not freeze."""
+    numbers = [prod(shape) for shape in sizes.shapes.values()]
+    groups = bind_groups(module.groups, [*sizes.shapes], module.attrs["optimizer"])
     kept = sum(numbers[i] for where in slots(groups).values() for i in where or ())
-    return 4 * sum(numbers[i] for i in trained), 4 * kept
+    return 4 * sum(n for n, yes in zip(numbers, trained_of(module, sizes), strict=True) if yes), 4 * kept
 
 
 def sizes_of_executable(exe: Executable) -> Sizes:
@@ -74,6 +79,12 @@ def sizes_of_executable(exe: Executable) -> Sizes:
     return Sizes(
         model.variant, model.img_size, model.num_classes, feed.micro_batch, feed.eval_batch, _pixel_bytes(feed)
     )
+
+
+def sizes_of_config(config: Config, variant: Variant, classes: int = ASSUMED_CLASSES) -> Sizes:
+    """Of settings, without a look at the data: its pixels are taken to come as bytes."""
+    side = (config.img_size, config.img_size)
+    return Sizes(variant, side, classes, config.micro_batch, config.eval_batch_size, 1)
 
 
 def sizes_of_plan(plan: Plan) -> Sizes:

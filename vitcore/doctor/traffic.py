@@ -24,14 +24,14 @@ class Traffic:
 def travels(module: Module, outlines: dict[str, Outline], sizes: Sizes) -> Traffic:
     """The traffic of each program. Scalars of a step are counted as the reference kernels take them, each as a copy of 4
     bytes; a kernel that takes numbers copies fewer."""
-    gradients, _ = state_bytes(module, sizes.model())
+    gradients, _ = state_bytes(module, sizes)
     copies, copied, reductions, reduced, reads = (dict.fromkeys(("train", "eval", "log"), 0) for _ in range(5))
     for name in copies:
         for item, times in flattened(outlines[name].items):
             ops = item.ops or (item.name,)
             for op in (o.partition(" by ")[0] for o in ops):
                 rows = sizes.eval_batch if name == "eval" else sizes.micro_batch
-                keys = op == "model.forward" and sizes.draws
+                keys = op in ("model.forward", "model.grad") and sizes.draws
                 copies[name] += times * {"data.put": 3, "metrics.zero": len(SLOTS)}.get(op, int(keys))
                 copied[name] += times * {"data.put": sizes.batch_bytes(rows), "metrics.zero": 4 * len(SLOTS)}.get(
                     op, 4 * rows if keys else 0
