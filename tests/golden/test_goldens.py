@@ -14,7 +14,7 @@ from vitcore.plugins import load_plugins
 from vitcore.runtime.reference import REFERENCE
 from vitcore.step.build import StepSpec, build
 from vitcore.step.lowering import Lowering
-from vitcore.step.pipeline import lower
+from vitcore.step.pipeline import lower, pipeline
 from vitcore.step.text import parse_module
 
 BACKENDS = ("cpu", "cuda", "hpu-lazy", "hpu-eager")
@@ -27,6 +27,8 @@ RULES: dict[str, dict[str, Any]] = {
                "loss": "sigmoid", "label_smoothing": 0.1, "patch_dropout": 0.25},
     "sam": {"optimizer": "sgdm", "sam": True},
 }  # fmt: skip
+# Backends with a kernel for forward and backward in one; both compute in bf16 by narrow weights.
+ONE_OP = ("cpu", "cuda")
 Golden = Callable[[str, str], None]
 
 
@@ -34,15 +36,19 @@ def neutral(accumulation: int) -> str:
     return str(build(StepSpec(name="golden", optimizer="sgdm", accumulation=accumulation)))
 
 
-def lowered(backend: str, precision: str, accumulation: int, enabled: Sequence[str] = ()) -> str:
-    return lowered_text(neutral(accumulation), backend, precision, enabled)
+def lowered(
+    backend: str, precision: str, accumulation: int, enabled: Sequence[str] = (), disabled: Sequence[str] = ()
+) -> str:
+    return lowered_text(neutral(accumulation), backend, precision, enabled, disabled)
 
 
-def lowered_text(module: str, backend: str, precision: str, enabled: Sequence[str] = ()) -> str:
+def lowered_text(
+    module: str, backend: str, precision: str, enabled: Sequence[str] = (), disabled: Sequence[str] = ()
+) -> str:
     plugins = load_plugins()
     kernels, _ = choose_kernels(plugins, plugins.backend(backend), enabled=enabled)
     lowering = Lowering(plugins.backend(backend), kernels, precision=precision)
-    return str(lower(parse_module(module), lowering))
+    return str(lower(parse_module(module), lowering, pipeline(disabled=disabled)))
 
 
 def file_of(backend: str, precision: str, accumulation: int) -> str:
@@ -141,12 +147,17 @@ def test_gradients_are_reduced_scaled_and_applied_once_a_step(backend: str, accu
     lines = train(backend, accumulation)
     assert [executed(lines, op) for op in ("grads.scale", "grads.all_reduce", "grads.clip", "opt.update")] == [1] * 4
     assert executed(lines, "data.next") + executed(lines, "data.peek") == accumulation
-    for op in ("data.put", "rng.split", "model.forward", "model.backward"):
+    fused = backend in ONE_OP
+    for op in ("data.put", "rng.split", *(("model.grad",) if fused else ("model.forward", "model.backward"))):
         assert executed(lines, op) == accumulation, op
     assert executed(lines, "metrics.add") == accumulation + 1
     assert executed(lines, "metrics.read") == 0  # a step never waits for the device
     sums = (executed(lines, "grads.zero"), executed(lines, "grads.add"))
-    assert sums == ((1, accumulation) if accumulation > 1 else (0, 0))
+    # Forward, backward and the sum in one op is given the sum so far.
+    assert sums == ((1, 0 if fused else accumulation) if accumulation > 1 else (0, 0))
+    assert ", %ga {" in "\n".join(lines) if fused and accumulation > 1 else ", %ga {" not in "\n".join(lines)
+    # Narrow weights are made once, whatever the number of micro-batches.
+    assert executed(lines, "params.narrow") == (1 if fused else 0)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda", "hpu-eager"])
@@ -158,6 +169,33 @@ def test_a_device_that_is_not_lazy_is_never_marked(backend: str, accumulation: i
 def test_precision_is_all_that_differs_between_the_goldens_of_two_precisions() -> None:
     for backend in BACKENDS:
         for n in ACCUMULATIONS:
-            bf16, fp32 = lowered(backend, "bf16", n), lowered(backend, "fp32", n)
+            # Narrow weights are an op of their own, and kernels of the model's functions may take them alone.
+            without = ("narrow_weights",)
+            bf16, fp32 = lowered(backend, "bf16", n, disabled=without), lowered(backend, "fp32", n, disabled=without)
             assert bf16.count("autocast=bf16") == 2
             assert bf16.replace("autocast=bf16, ", "").replace("precision=bf16", "precision=fp32") == fp32
+
+
+@pytest.mark.parametrize("accumulation", ACCUMULATIONS)
+@pytest.mark.parametrize("backend", ONE_OP)
+def test_narrow_weights_are_all_that_differs_where_they_carry_out_the_precision(
+    backend: str, accumulation: int
+) -> None:
+    narrow, wide = (
+        lowered(backend, "bf16", accumulation).splitlines(),
+        lowered(backend, "fp32", accumulation).splitlines(),
+    )
+    made = [line for line in narrow if "params.narrow" in line]
+    assert [line.strip() for line in made] in (
+        ["%pn = params.narrow %p {impl=reference} : weights<bf16>"] * 2,
+        # Where the region holds nothing else that is used outside, its own name is inside alone.
+        [
+            "%pn_ = params.narrow %p {impl=reference} : weights<bf16>",
+            "%pn = params.narrow %p {impl=reference} : weights<bf16>",
+        ],
+    )
+    kept = [re.sub(r"self_attention=\w+", "", line.replace("%pn,", "%p,")) for line in narrow if line not in made]
+    kept = [line.replace("precision=bf16", "precision=fp32") for line in kept]
+    for old, new in (("%g0, %pn = ", "%g0 = "), ("zero_narrow", "zero"), ("yield %g0_, %pn_", "yield %g0_")):
+        kept = [line.replace(old, new) for line in kept]
+    assert kept == [re.sub(r"self_attention=\w+", "", line) for line in wide]

@@ -23,7 +23,7 @@ def carry_zero_grads(program: Program, lowering: Lowering) -> Program:
         carried = replace(zero.outs[0], ty=replace(zero.outs[0].ty, derived=True))
         at = next((i for i, v in enumerate(program.params) if not v.ty.linear), len(program.params))
         params = (*program.params[:at], carried, *program.params[at:])
-        ops = rename([op for op in program.ops if op is not zero], {carried.name: carried})
+        ops = rename([op for op in program.ops if op != zero], {carried.name: carried})
         return _return_zeros(replace(program, params=params, ops=ops), zero)
     return _return_zeros(program, zero) if program.name in ("init", "restore") else program
 
