@@ -56,10 +56,13 @@ class Layout:
             at += -(-self.shapes[i].numel() // _LINE) * _LINE
         return at
 
+    def end(self, i: int) -> int:
+        """Where parameter i's numbers end."""
+        return self.starts[i] + self.shapes[i].numel()
+
     def view(self, flat: Tensor, i: int) -> Tensor:
         """Parameter i's part of a buffer, in its shape."""
-        start, shape = self.starts[i], self.shapes[i]
-        return flat[start : start + shape.numel()].view(shape)
+        return flat[self.starts[i] : self.end(i)].view(self.shapes[i])
 
     def views(self, flat: Tensor) -> JoinedTuple:
         """All parameters' parts of a buffer."""

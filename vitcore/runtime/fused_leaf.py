@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from vitcore.runtime.flat import JoinedList
+from vitcore.runtime.flat import JoinedList, buffer
 from vitcore.runtime.reference import model
 from vitcore.runtime.reference.grads import given
 
@@ -43,11 +43,26 @@ def grad_at_once(
     with record_function("model.backward"):
         into = _Places.of(rt).take() if total is None else total
         made = torch.autograd.grad(tape.loss, [tape.params[i] for i in rt.trained])
-        if total is None:
-            torch._foreach_copy_(given(into), made)
-        else:
-            torch._foreach_add_(given(into), made)
+        _put(rt, dict(zip(rt.trained, made, strict=True)), into, adds=total is not None)
         return loss, into
+
+
+def _put(rt: Runtime, made: dict[int, Tensor], into: Grads, *, adds: bool) -> None:
+    """Gradients into their places: neighbours of one dtype are joined first, so that each stretch of the buffer is written by
+    one kernel."""
+    flat, layout = buffer(into), rt.layout
+    stretches: list[list[int]] = []
+    for i in sorted(made, key=layout.starts.__getitem__):
+        last = stretches[-1] if stretches else []
+        joins = last and flat is not None and layout.end(last[-1]) == layout.starts[i] and made[last[-1]].dtype == made[i].dtype
+        last.append(i) if joins else stretches.append([i])
+    for first, *rest in stretches:
+        if rest and flat is not None:
+            place = flat[layout.starts[first] : layout.end(rest[-1])]
+            value = torch.cat([made[i].reshape(-1) for i in (first, *rest)])
+        else:
+            place, value = into[first], made[first]
+        place.add_(value) if adds else place.copy_(value)
 
 
 def accumulate(rt: Runtime, tape: model.Tape, total: Grads | None) -> Grads:
