@@ -1,9 +1,9 @@
 """How a step's time grows with tokens, width, depth and batch, and what accumulation costs: `python -m benchmarks.growth`.
 
-Along each axis all points are timed in turn, a step each in a round, the order moved on by one each round. The exponent is that
-of a line through the logarithms of the medians; beside it stands the exponent of the nominal operations at the same points, which
-is not a whole number either (of width, say, a part grows linearly and a part with its square). An exponent below it means that
-larger steps are better at filling the machine.
+Along each axis all points are timed in turn, a step each in a round, in orders that are balanced over the rounds. The exponent is
+that of a line through the logarithms of the medians; beside it stands the exponent of the nominal operations at the same points,
+which is not a whole number either (of width, say, a part grows linearly and a part with its square). An exponent below it means
+that larger steps are better at filling the machine.
 
 Accumulation: one step of 16 micro-steps, without its update, over the compute (input, forward, backward) of 16 steps of one. The
 parts are timed as benchmarks/split.py does, which on an accelerator waits after each kernel and so makes them longer.
@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.orders import balanced
 from benchmarks.workload import Workload
 from vitcore.cli import run
 from vitcore.errors import VitcoreError
@@ -84,10 +85,11 @@ def exponent_interval(sizes: Sequence[float], times: Sequence[Sequence[float]]) 
 
 
 def in_turn(steps: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of each, round by round, the order moved on by one each."""
+    """Seconds of each, round by round, in balanced orders."""
     found: list[list[float]] = [[] for _ in steps]
+    orders = balanced(len(steps))
     for done in range(rounds):
-        for i in ((done + k) % len(steps) for k in range(len(steps))):
+        for i in orders[done % len(orders)]:
             start = time.perf_counter()
             steps[i]()
             found[i].append(time.perf_counter() - start)

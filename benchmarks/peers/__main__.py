@@ -1,7 +1,7 @@
 """vitcore's step beside its peers', step by step in one process, with the ratio of each pair and its interval.
 
 All train the same model from the same parameters on the same batches in memory. A round is one step of every loop and one matrix
-product, its order moved on by one each round; a ratio is that of two times of the same round.
+product, in orders that are balanced over the rounds; a ratio is that of two times of the same round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All loops in turn, a step each in a round, the order moved on by one from round to round; then what the times say."""
+"""All loops in turn, a step each in a round, in orders that are balanced over the rounds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks import memory
+from benchmarks.orders import balanced
 from benchmarks.peers.loops import Loop
 from benchmarks.rate import Product
 from vitcore.errors import VitcoreError
@@ -82,9 +83,9 @@ def run_rounds(
     found[GEMM] = Measured(GEMM)
     steps: list[tuple[str, Callable[[], Any]]] = [*((loop.name, loop.step) for loop in loops), (GEMM, product.step)]
     began = time.perf_counter()
+    orders = balanced(len(steps))
     for done in range(rounds):
-        shift = done % len(steps)
-        for name, step in steps[shift:] + steps[:shift]:
+        for name, step in (steps[i] for i in orders[done % len(orders)]):
             start = time.perf_counter()
             for _ in range(inner):
                 step()

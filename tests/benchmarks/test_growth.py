@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import scipy.stats
 
 from benchmarks.growth import exponent, exponent_interval, fitted, in_turn, main, points
+from benchmarks.orders import balanced
 from benchmarks.workload import Workload
 from vitcore.errors import VitcoreError
 
@@ -46,10 +49,20 @@ def test_the_arithmetic_of_each_axis_is_that_of_the_model() -> None:
         assert least < exponent(*zip(*((size, j.operations) for size, j in grown[axis]))) < most, axis
 
 
-def test_every_point_has_its_turn_in_every_place() -> None:
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 9])
+def test_everyone_stands_everywhere_and_follows_everyone_equally_often(count: int) -> None:
+    orders = balanced(count)
+    assert len(orders) == (count if count % 2 == 0 else 2 * count)
+    places = Counter((place, who) for order in orders for place, who in enumerate(order))
+    follows = Counter(pair for order in orders for pair in pairwise(order))
+    assert len(places) == count**2 and len({*places.values()}) == 1
+    assert len(follows) == count * (count - 1) and len({*follows.values()}) <= 1
+
+
+def test_every_point_has_its_turn_in_every_round() -> None:
     order: list[int] = []
-    found = in_turn([lambda i=i: order.append(i) for i in range(3)], rounds=3)  # type: ignore[misc]
-    assert order == [0, 1, 2, 1, 2, 0, 2, 0, 1] and [len(times) for times in found] == [3, 3, 3]
+    found = in_turn([lambda i=i: order.append(i) for i in range(3)], rounds=6)  # type: ignore[misc]
+    assert [order[i : i + 3] for i in range(0, 18, 3)] == balanced(3) and [len(times) for times in found] == [6] * 3
 
 
 def test_the_command_measures_every_axis(tmp_path: Path) -> None:
