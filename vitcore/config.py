@@ -163,7 +163,7 @@ class Config:
     simulate: bool = False
     """Use the installed simulator of the backend's device, for development; everything it takes part in says SIMULATED."""
     remat: Literal["none", "blocks", "auto"] = "none"
-    """Activations that the backward computes once more instead of keeping them: none, the blocks', or these if memory needs it."""
+    """Activations that the backward computes once more and are not kept: none, the blocks', or these if memory needs it."""
     disable_pass: tuple[str, ...] = ()
     """Passes of the lowering to leave out, by name."""
     disable_kernel: tuple[str, ...] = ()

@@ -95,7 +95,7 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
     slower = measured(config, backend, plugins, measure=to_run)
     kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel, slower)
-    remat = "none" if config.remat == "auto" else config.remat
+    remat: str = "none" if config.remat == "auto" else config.remat
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), remat, refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(replace(config.spec, details=details))

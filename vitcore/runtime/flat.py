@@ -78,7 +78,11 @@ class Layout:
         """Values copied into a new buffer; as they are where some parameters have none."""
         if any(values[i] is None for i in self.starts if self.starts[i] < self.trained):
             return tuple(values)
-        joined = self.zeros(device)
+        # What is not trained has no slots, and stands last.
+        given = [value is not None for value in values]
+        flat = torch.zeros(self.size if all(given) else self.trained, device=device)
+        joined = JoinedTuple(self.view(flat, i) if yes else None for i, yes in enumerate(given))  # type: ignore[misc]
+        joined.flat = flat
         for part, value in zip(joined, values, strict=True):
             if value is not None:
                 part.copy_(value)
