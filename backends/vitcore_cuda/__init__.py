@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitcore.api import AT_ONCE, BUFFERS, MULTI_TENSOR, Backend, Kernel, Op, World, compiled_if_asked, hookimpl
+from vitcore.api import AT_ONCE, BUFFERS, MULTI_TENSOR, Backend, Keeps, Kernel, Op, World, compiled_if_asked, hookimpl
 
 CUDA = Backend(
     name="cuda",
@@ -36,11 +36,13 @@ def _kind(op: Op, world: World) -> bool | str:
 
 
 _HERE = "vitcore_cuda"
+# q, k and v as the projection made them, the result as the next one reads it, and a number a row of scores.
+_FLASH = Keeps(3, 0, 1)
 # In the order in which they are asked where nothing was measured.
 KERNELS = (
-    Kernel("self_attention", "cudnn", f"{_HERE}.attention:cudnn", _narrow, tier="numerics"),
-    Kernel("self_attention", "flash", f"{_HERE}.attention:flash", _narrow, tier="numerics"),
-    Kernel("self_attention", "efficient", f"{_HERE}.attention:efficient", tier="numerics"),
+    Kernel("self_attention", "cudnn", f"{_HERE}.attention:cudnn", _narrow, tier="numerics", keeps=_FLASH),
+    Kernel("self_attention", "flash", f"{_HERE}.attention:flash", _narrow, tier="numerics", keeps=_FLASH),
+    Kernel("self_attention", "efficient", f"{_HERE}.attention:efficient", tier="numerics", keeps=_FLASH),
     Kernel("attention", "fused", f"{_HERE}.attention:fused", tier="numerics"),
     Kernel("data.put", "beside", f"{_HERE}.streams:put"),
     Kernel("opt.update", "capturable", "vitcore.runtime.multi_tensor:torch_capturable", _kind),

@@ -29,9 +29,13 @@ WARM_UP = 3
 class Graph:
     """The calls of torch.cuda, in one place, so that the rest runs on any device."""
 
+    _stream: Any = None
+
     def aside(self, fn: Callable[[], Any]) -> Any:
         """Run on a stream of its own, between what the current one has done and will do."""
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        # The same one each time: what was freed in one stream is not given to another, and a step's memory is most of all.
+        self._stream = stream = self._stream or torch.cuda.Stream()
+        current = torch.cuda.current_stream()
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             out = fn()
