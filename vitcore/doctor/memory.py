@@ -58,14 +58,10 @@ def estimate(module: Module, sizes: Sizes, kernels: Sequence[Kernel] = ()) -> Me
     climbs = any(op.name == "params.ascend" for op in ops)
     narrow = any(op.name == "params.narrow" for op in ops)
     parameters = sum(numbers.values()) * (4 + 4 * average + 2 * narrow) + of_trained * climbs
-    # In one op, each gradient goes into the sum as it is made. Else those of a micro-batch come to be beside the sum, while what
-    # was kept goes, and where they are narrow they are widened at the end.
-    alone = forward.name == "model.grad"
-    held = of_trained if alone or any(op.name == "grads.add" for op in ops) else 0
-    made = 0 if alone else of_trained + (of_trained // 2 if narrow else 0)
+    held, made = _gradients(ops, forward, of_trained, kernels)
     found = activations(sizes.variant, sizes.side, sizes.micro_batch, sizes.classes, how)
     remat = forward.attrs.get("remat") == "blocks"
-    working = found.working + (max(numbers.values()) * how.product if alone else 0)
+    working = found.working + (max(numbers.values()) * how.product if not made else 0)
     bytes_stay = any(op.name == "data.put" and op.attrs.get("pixels") == "bytes" for op in ops)
     batch = sizes.batch_bytes(sizes.micro_batch, keys=sizes.draws)
     batch *= 2 if any(op.name == "data.peek" for op in ops) else 1  # the next one is there too
@@ -86,6 +82,19 @@ def estimate(module: Module, sizes: Sizes, kernels: Sequence[Kernel] = ()) -> Me
         parameters, held + made, optimizer, kept, working, batch, reduction, peak, sizes.micro_batch,
         tuple(map(_line, largest)), "; ".join(filter(None, (unknown, cast, sizes.assumed))),
     )  # fmt: skip
+
+
+def _gradients(ops: Sequence[Op], forward: Op, of_trained: int, kernels: Sequence[Kernel]) -> tuple[int, int]:
+    """Bytes of gradients that are there before a backward, and of those that come to be in it while what was kept goes."""
+    sums = len(forward.args) > 3 or any(op.name == "grads.add" for op in ops)
+    reduces = any(op.name == "grads.all_reduce" and op.attrs.get("impl") != "identity" for op in ops)
+    narrow = of_trained // 2 if forward.args[0].ty.kind == "weights" else 0
+    if forward.name != "model.grad":  # those of a micro-batch beside the sum; narrow ones are widened at the end
+        return of_trained * sums, of_trained + narrow
+    kernel = next((k for k in kernels if (k.op, k.name) == (forward.name, forward.attrs.get("impl"))), None)
+    if kernel and str(kernel.fn).endswith("at_once"):  # all of them, joined, then put into their places
+        return of_trained, of_trained + (narrow or of_trained)
+    return (of_trained, 0) if sums or reduces else (0, of_trained)  # one by one into the sum, or into what is reduced
 
 
 def _how(op: Op, kernels: Sequence[Kernel]) -> tuple[How, str]:

@@ -18,9 +18,9 @@ from vitcore.backend import resolve
 from vitcore.doctor.flushes import predicted
 from vitcore.doctor.lines import defined, here, names_a_line
 from vitcore.doctor.static import title
+from vitcore.runtime.codegen import call_name
 from vitcore.runtime.events import Event
 from vitcore.runtime.executable import Executable
-from vitcore.runtime.codegen import call_name
 from vitcore.step.ir import FLOW, Op, walk
 from vitcore.step.ops import OPS
 
