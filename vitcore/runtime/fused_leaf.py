@@ -1,8 +1,10 @@
 """The leaf that makes gradients in one go: forward, backward, and the sum over micro-batches where there is one.
 
 Each gradient goes into its place as soon as autograd has made it, widened to float32 there, and is let go of: so two bundles
-of gradients never exist, and what is widened is still in the cache. Where launching a kernel for each costs more than that
-saves, they are put there all at once.
+of gradients never exist, and what is widened is still in the cache. Sums, and what is reduced over ranks, have their place
+in one buffer. Without either, gradients stay where they are made: a buffer for all would be there from the first one on,
+when most of what the forward kept is there too, and be the peak. Where launching a kernel for each gradient costs more than
+that memory, they are put into the buffer all at once.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from torch.profiler import record_function
 
 from vitcore.runtime.flat import JoinedList, buffer
 from vitcore.runtime.reference import model
-from vitcore.runtime.reference.grads import given
 
 if TYPE_CHECKING:
     from vitcore.runtime.reference.data import DeviceBatch, Key
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def grad(
     rt: Runtime, params: tuple[Tensor, ...], batch: DeviceBatch, key: Key, total: Grads | None = None, **how: Any
 ) -> tuple[Tensor, Grads]:
-    """The loss, and its gradients added to `total`, which is donated, or in a buffer of their own."""
+    """The loss, and its gradients, added to `total` where there is one, which is donated."""
     with record_function("model.forward"):
         loss, tape = model.forward(rt, params, batch, key, **how)
     with record_function("model.backward"):
@@ -67,12 +68,12 @@ def _put(rt: Runtime, made: dict[int, Tensor], into: Grads, *, adds: bool) -> No
 
 def accumulate(rt: Runtime, tape: model.Tape, total: Grads | None) -> Grads:
     """Run backward; gradients are f32, whatever the parameters' dtype."""
-    places = _Places.of(rt)
-    into = places.take() if total is None else total
+    places, own = _Places.of(rt), total is None and rt.world.size == 1
+    into = total or ([rt.nothing] * len(rt.names) if own else places.take())
     leaves = [tape.params[i] for i in rt.trained]
     if not places.hooked(tape.params):  # parameters of this step alone, such as a climb's
-        for place, made in zip(given(into), torch.autograd.grad(tape.loss, leaves), strict=True):
-            place.copy_(made) if total is None else place.add_(made)
+        for i, made in zip(rt.trained, torch.autograd.grad(tape.loss, leaves), strict=True):
+            _place(into, i, made, adds=total is not None)
         return into
     places.open(into, adds=total is not None)
     try:
@@ -80,6 +81,15 @@ def accumulate(rt: Runtime, tape: model.Tape, total: Grads | None) -> Grads:
     finally:
         places.close()
     return into
+
+
+def _place(into: Grads, i: int, made: Tensor, *, adds: bool) -> None:
+    if adds:
+        into[i].add_(made)
+    elif buffer(into) is not None:
+        into[i].copy_(made)
+    else:
+        into[i] = made.to(torch.float32)
 
 
 def zero(rt: Runtime, params: tuple[Tensor, ...]) -> Grads:
@@ -138,10 +148,7 @@ class _Places:
                 return  # somebody else's backward
             made, leaf.grad = leaf.grad, None
             assert made is not None, "autograd calls this once a gradient is there"
-            if self._adds:
-                self._into[i].add_(made)
-            else:
-                self._into[i].copy_(made)
+            _place(self._into, i, made, adds=self._adds)
 
         return put
 
