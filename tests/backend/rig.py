@@ -19,7 +19,7 @@ from vitcore.data.augment import Augment
 from vitcore.data.datasets import open_dataset
 from vitcore.data.feed import Feed
 from vitcore.model.vit import build_model
-from vitcore.plan import make_plan
+from vitcore.plan import choose_kernels, make_plan
 from vitcore.plugins import load_plugins
 from vitcore.runtime.executable import Executable, State
 from vitcore.runtime.reference import REFERENCE
@@ -60,9 +60,10 @@ def cpu() -> Backend:
     return load_plugins().backend("cpu")
 
 
-def shipped_kernels() -> tuple[Kernel, ...]:
-    """The kernels that the cpu backend asks, in order."""
-    return (*load_plugins().kernels("cpu"), *REFERENCE)
+def shipped_kernels(without: Sequence[str] = ()) -> tuple[Kernel, ...]:
+    """The kernels that the cpu backend asks, in order, but for its own of some ops."""
+    own = choose_kernels(load_plugins(), cpu())[0][: -len(REFERENCE)]
+    return (*(k for k in own if k.op not in without), *REFERENCE)
 
 
 def lowered(
@@ -123,14 +124,19 @@ def copy(value: Any) -> Any:
         return value.detach().clone()
     if isinstance(value, dict):
         return {k: copy(v) for k, v in value.items()}
-    return tuple(copy(v) for v in value) if type(value) in (tuple, list) else value
+    return tuple(copy(v) for v in value) if _is_bundle(value) else value
+
+
+def _is_bundle(value: Any) -> bool:
+    """Whether it is a sequence of values, of one buffer or not, and no key or batch."""
+    return isinstance(value, (tuple, list)) and not hasattr(value, "_fields")
 
 
 def leaves(value: Any, name: str = "") -> dict[str, Any]:
     """Everything in a nest of tuples and dicts, by its path."""
     if isinstance(value, Mapping):
         items = list(value.items())
-    elif type(value) in (tuple, list):
+    elif _is_bundle(value):
         items = list(enumerate(value))
     else:
         return {name: value}

@@ -19,6 +19,7 @@ from vitcore.step.lowering import Fuel
 from vitcore.step.pipeline import PIPELINE, fuel_from_env
 
 EXACT = [p.name for p in PIPELINE if p.tier == "exact"]
+ALGEBRAIC = [p.name for p in PIPELINE if p.tier == "algebraic"]
 STEPS = 5
 
 
@@ -35,7 +36,10 @@ def end_of(exe: Executable, steps: int = STEPS) -> Any:
 @pytest.mark.parametrize("kernels", ["shipped", "reference"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_an_exact_pass_left_out_changes_no_bit(accumulation: int, kernels: str) -> None:
-    use = shipped_kernels() if kernels == "shipped" else REFERENCE
+    # A sum over micro-batches is in a buffer, gradients of one micro-batch are not, and functions of whole buffers round what
+    # tensors end with otherwise; so those that take both are the reference's (tests/backend/test_savings.py has them all).
+    both = ("opt.update", "grads.clip", "grads.norm")
+    use = shipped_kernels(without=both) if kernels == "shipped" else REFERENCE
     step = spec("adamw", accumulation)
     exe = open_program(step, use, dropout=0.1, micro_batch=4)
     with_all, text = end_of(exe), str(exe.module)
@@ -45,10 +49,10 @@ def test_an_exact_pass_left_out_changes_no_bit(accumulation: int, kernels: str) 
         exe = open_program(step, use, dropout=0.1, micro_batch=4, disabled=disabled)
         assert_same_bits(end_of(exe), with_all)
         changed += disabled if str(exe.module) != text else []
-    # Each of them did something; there is nothing to carry on a device that is not lazy, see below.
-    assert changed == (
-        ["inline_single_repeat", "fold_zero_add", "form_regions"] if accumulation == 1 else ["form_regions"]
-    )
+    # Each of them did something; there is nothing to carry on a device that is not lazy, see below, nothing to compute once
+    # more where nobody asks for it, and no kernel for two ops in one among the reference's.
+    always = ["fuse_grad", "form_regions"] if kernels == "shipped" else ["form_regions"]
+    assert changed == (["inline_single_repeat", "fold_zero_add", *always] if accumulation == 1 else always)
     assert_same_bits(end_of(open_program(step, use, dropout=0.1, micro_batch=4, disabled=EXACT)), with_all)
 
 
@@ -63,7 +67,7 @@ def test_a_pass_is_disabled_by_its_name_alone() -> None:
 def test_stopping_after_any_number_of_rewrites_changes_no_bit(accumulation: int) -> None:
     texts, want = [], None
     for fuel in (0, 1, 2, 4, None):
-        exe = open_program(spec("adamw", accumulation), micro_batch=4, fuel=fuel)
+        exe = open_program(spec("adamw", accumulation), micro_batch=4, fuel=fuel, disabled=ALGEBRAIC)
         texts.append(str(exe.module))
         end = end_of(exe, 2)
         want = want or end
