@@ -46,10 +46,12 @@ def resolve_config(argv: Sequence[str], prog: str, description: str, base: type[
     besides."""
     plugins = load_plugins()
     flags = [f for some in plugins.ask("vitcore_flags") for f in some]
-    settings, argv = _with_flags(flags, base), _print_step_values(argv)
+    settings, argv = _with_flags(flags, base) if argv else base, _print_step_values(argv)
     recipe = _last(argv, "recipe") or recipe_for(_last(argv, "dataset"))
     values = {**load_recipe(recipe), "recipe": recipe}
-    parsed = parse(settings, argv, prog, description, default=settings(**values))
+    default = settings(**values)
+    # Without flags nothing is parsed, and the parser's hundred modules are not imported.
+    parsed = parse(settings, argv, prog, description, default=default) if argv else default
     given = {n: getattr(parsed, n) for n in _named(argv) if hasattr(parsed, n)}
     names = [f.name for f in dataclasses.fields(Config)]
     config = Config(**{n: getattr(parsed, n) for n in names})

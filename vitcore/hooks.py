@@ -45,4 +45,4 @@ class Hooks:
 
     @hookspec
     def vitcore_observers(self, run_dir: str) -> Iterable[object]:  # type: ignore[empty-body]
-        """Callables `observer(event: str, values: dict)` that hear of train, eval and checkpoint, between steps."""
+        """Callables `observer(event: str, values: dict)` that hear of start, train, eval and checkpoint, between steps."""

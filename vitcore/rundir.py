@@ -3,6 +3,7 @@ TensorBoard."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Mapping
@@ -68,10 +69,8 @@ class RunFolder:
         for name, text in {"config.json": json.dumps({**config, **self._mark}, indent=1) + "\n", **texts}.items():
             (self.path / name).write_text(text, encoding="utf-8")
         self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
-        # Imported late: it takes about a second and a run that fails early does not need it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._board = SummaryWriter(str(self.path / "tensorboard"))
+        if not importlib.util.find_spec("tensorboard"):
+            raise VitcoreError("tensorboard is missing, which a run writes its metrics with; pip install tensorboard")
 
     def record(self, event: str, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics.jsonl, and a TensorBoard scalar `event/name` for each value."""
@@ -80,6 +79,11 @@ class RunFolder:
         line = {"event": event, "step": step, "time": round(time.time(), 3), **values, **self._mark}
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
+        if self._board is None:
+            # With the first values and not before the first step, which need not wait for its hundreds of modules.
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"))
         for name, value in values.items():
             self._board.add_scalar(f"{'SIMULATED/' if self._mark else ''}{event}/{name}", value, step)
 
@@ -87,5 +91,6 @@ class RunFolder:
         """Flush and close the files."""
         if self._metrics is not None:
             self._metrics.close()
-            self._board.close()
+            if self._board is not None:
+                self._board.close()
             self._metrics = self._board = None

@@ -14,6 +14,7 @@ it, with stage one, and begins stage two anew after it. A signal ends the whole 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,9 +49,14 @@ def plans(config: Config) -> Iterator[tuple[str, Plan]]:
     yield "stage 2 of 2: fine-tuning" if config.probe_steps else "", make_plan(config, to_run=False)
 
 
-def run(config: Config, *, say: Callable[[str], None], quiet: bool = False, stop_at: int | None = None) -> Result:
+def run(
+    config: Config, *, say: Callable[[str], None], quiet: bool = False, stop_at: int | None = None,
+    began: float | None = None,
+) -> Result:  # fmt: skip
     """Train, in one stage or in two, and return the result of the last one that ran. `stop_at` ends the run after that step
-    of the first stage that it runs, as a signal would, for tests of resuming."""
+    of the first stage that it runs, as a signal would, for tests of resuming. `began`: when the command was given, by
+    `time.monotonic`, if that is not now."""
+    began = time.monotonic() if began is None else began
     plan = make_plan(config)
     # From here on torch is imported, after the backend's environment is known.
     from vitcore.runtime.opening import set_environment
@@ -60,14 +66,14 @@ def run(config: Config, *, say: Callable[[str], None], quiet: bool = False, stop
 
     going_on = _probe_to_resume(config) if config.probe_steps else None
     if not config.probe_steps or (config.resume is not None and going_on is None):
-        return train(plan, quiet=quiet, stop_at=stop_at)
+        return train(plan, quiet=quiet, stop_at=stop_at, began=began)
     tell: Callable[[str], None] = say if plan.world.rank == 0 and not quiet else lambda line: None
     with _one_group(plan):
-        return _two_stages(plan, going_on, tell, quiet, stop_at)
+        return _two_stages(plan, going_on, tell, quiet, stop_at, began)
 
 
 def _two_stages(
-    plan: Plan, going_on: str | None, tell: Callable[[str], None], quiet: bool, stop_at: int | None
+    plan: Plan, going_on: str | None, tell: Callable[[str], None], quiet: bool, stop_at: int | None, began: float
 ) -> Result:
     from vitcore.origin import after_probe
     from vitcore.training import train
@@ -78,7 +84,7 @@ def _two_stages(
             "the head is probed on RANDOM features, as there are no weights to start from; that is meant for tests only"
         )
     tell(f"stage 1 of 2: the head alone, {probe.num_steps} steps at a learning rate of {probe.learning_rate:g}")
-    result = train(make_plan(probe), quiet=quiet, stop_at=stop_at)
+    result = train(make_plan(probe), quiet=quiet, stop_at=stop_at, began=began)
     if result.steps < probe.num_steps:
         return result
     if (signum := _signal_to_any(plan, result.interrupted_by)) is not None:

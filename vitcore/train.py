@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from vitcore.cli import run
 from vitcore.commandline import resolve_config, say
 from vitcore.runtime.distributed import world_from_env
+from vitcore.started import process_start
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
             shown = plan.explain() if config.explain else plan.show(config.print_step or "text")
             print(f"{comment} {title}\n{shown}" if title else shown)
         return 0
-    result = stages.run(config, say=say)
+    result = stages.run(config, say=say, began=process_start())
     from vitcore.training import result_dict
 
     if world_from_env().rank == 0:

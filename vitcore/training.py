@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,16 +45,23 @@ class Result:
     checkpoint: str | None
     run_dir: str
     interrupted_by: int | None = None
+    seconds_to_first_step: float = float("nan")
+    """From the start of the process, or from the call of `vitcore.recipe(...).train`, to the end of the run's first step;
+    NaN for a run without one."""
 
 
 class Trainer:
     """One run. `stop_at` ends it after that step as a signal would, for tests of resuming. `origin` is where its model comes
-    from, where that is not what the configuration says alone."""
+    from, where that is not what the configuration says alone. `began` is when the command was given, on the clock of
+    `time.monotonic`; unset: now."""
 
     def __init__(
-        self, plan: Plan, *, quiet: bool = False, stop_at: int | None = None, origin: Origin | None = None
-    ) -> None:
+        self, plan: Plan, *, quiet: bool = False, stop_at: int | None = None, origin: Origin | None = None,
+        began: float | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.plan, self.stop_at, self.origin = plan.config, plan, stop_at, origin
+        self.began = time.monotonic() if began is None else began
+        self.to_first_step = float("nan")
         self.lead = plan.world.rank == 0
         self.quiet = quiet or not self.lead
         self.best = -1.0
@@ -200,6 +208,8 @@ class Trainer:
             else:
                 state = self._profiled(self.profile, state, hyper, step)
             step += 1
+            if self.to_first_step != self.to_first_step:
+                self._first_step(step)
             self.progress.step(step)
             ends = step == config.num_steps
             due_eval = ends or _due(step, config.eval_every)
@@ -219,6 +229,13 @@ class Trainer:
             if due_log:
                 self.watch.start()
         return self._finish(state, step, saved, evaluated, run_dir)
+
+    def _first_step(self, step: int) -> None:
+        """Say how long it took; the device has then done it."""
+        self.session.executable.rt.wait()
+        self.to_first_step = round(time.monotonic() - self.began, 3)
+        self.progress.say(f"first step after {self.to_first_step:.1f} s")
+        self._tell("start", step, {"seconds_to_first_step": self.to_first_step})
 
     def _stop(self, step: int, last_log: int) -> bool:
         asked, self.signum = self.interrupt.asked or step == self.stop_at, self.interrupt.signum
@@ -304,7 +321,7 @@ class Trainer:
             evaluated["accuracy"], int(evaluated["correct"]), int(evaluated["total"]), evaluated["loss"], step,
             round(self.watch.seconds, 3), round(self.images_per_second, 2), round(self.watch.input_wait, 4),
             self.plan.backend.title,
-            str(saved or newest(run_dir) or "") or None, str(run_dir), signum,
+            str(saved or newest(run_dir) or "") or None, str(run_dir), signum, self.to_first_step,
         )  # fmt: skip
 
 
@@ -312,9 +329,16 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def train(plan: Plan, *, quiet: bool = False, stop_at: int | None = None, origin: Origin | None = None) -> Result:
+def train(
+    plan: Plan,
+    *,
+    quiet: bool = False,
+    stop_at: int | None = None,
+    origin: Origin | None = None,
+    began: float | None = None,
+) -> Result:
     """Carry out a plan."""
-    return Trainer(plan, quiet=quiet, stop_at=stop_at, origin=origin).run()
+    return Trainer(plan, quiet=quiet, stop_at=stop_at, origin=origin, began=began).run()
 
 
 def result_dict(result: Result) -> dict[str, object]:

@@ -95,7 +95,7 @@ class Feed:
         self._pinning = Pinning() if pin else None
         self._pictures = [split for split in (dataset.train, dataset.eval) if isinstance(split, PictureSplit)]
         for split in self._pictures:
-            split.start()
+            split.start(policies=augment.of_bytes)
         workers = max([0, *(split.workers for split in self._pictures)])
         self._train = ReadAhead(self._load_train, self.after_train, "train", _ahead(workers, micro_batch))
         self._eval = ReadAhead(self._load_eval, self._after_eval, "eval", _ahead(workers, eval_batch))

@@ -53,9 +53,10 @@ class PictureSplit:
         """How many pictures are decoded at a time beside the caller; 0: the caller decodes."""
         return self._loader.workers
 
-    def start(self) -> None:
-        """Begin to start the workers, which would else start with the first pictures."""
-        self._loader.start()
+    def start(self, *, policies: bool = False) -> None:
+        """Begin to start the workers, which would else start with the first pictures; policies: whether they will change
+        pictures (`Augment.of_bytes`)."""
+        self._loader.start(policies=policies)
 
     def close(self) -> None:
         """End the workers, of all splits that were opened with the same options; loading starts them anew."""

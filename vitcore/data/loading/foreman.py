@@ -76,7 +76,7 @@ class _Closed(Exception):
 class Foreman:
     """Runs the workers from a thread of its own, from construction until `stop` or an error that concerns them all."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, policies: bool = False) -> None:
         self._count = workers
         self._blocks, self._bell, self._lock = Blocks(), Bell(), threading.Lock()
         self._chunks: deque[_Chunk] = deque()
@@ -91,7 +91,7 @@ class Foreman:
         self._vain = 0
         self._closing, self.ended = False, False
         self._error: Exception | None = None
-        self._hiring = Hiring(self._bell, self._heed)
+        self._hiring = Hiring(self._bell, self._heed, policies=policies)
         self.thread = threading.Thread(target=self._run, name="vitcore-foreman", daemon=True)
         self.thread.start()
 

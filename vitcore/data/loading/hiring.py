@@ -28,12 +28,13 @@ class Hiring:
     """A keeper, replaced if it dies; the workers that it had go on. Started at construction, and used from one thread.
 
     bell, heed: while the keeper is waited for, `heed` is called when the bell rings, and may raise.
+    policies: whether workers will change pictures by policies.
     """
 
-    def __init__(self, bell: Bell, heed: Callable[[], None]) -> None:
-        self._bell, self._heed = bell, heed
+    def __init__(self, bell: Bell, heed: Callable[[], None], *, policies: bool = False) -> None:
+        self._bell, self._heed, self._policies = bell, heed, policies
         self._ready = False
-        self._keeper, self._wire = _start_keeper()
+        self._keeper, self._wire = _start_keeper(policies)
 
     def fork(self, fd: int) -> int:
         """A new worker at the other end of the wire `fd`: its process number."""
@@ -66,7 +67,7 @@ class Hiring:
                 log.warning("the process that worker processes are forked from died; another takes its place")
                 self._ready = False
                 self.close()
-                self._keeper, self._wire = _start_keeper()
+                self._keeper, self._wire = _start_keeper(self._policies)
         raise VitcoreError(
             "the process that worker processes are forked from dies again and again; give more memory, or set --loader threads"
         )
@@ -92,7 +93,7 @@ class Hiring:
                 return self._wire.receive()
 
 
-def _start_keeper() -> tuple[subprocess.Popen[bytes], Wire]:
+def _start_keeper(policies: bool) -> tuple[subprocess.Popen[bytes], Wire]:
     """A fresh Python that imports from where this one does, and the wire to it.
 
     Not through multiprocessing, whose workers run the user's main script again to import it. In a session of its own, so
@@ -101,7 +102,7 @@ def _start_keeper() -> tuple[subprocess.Popen[bytes], Wire]:
     wire, there = Wire.pair()
     with there:
         fd = there.fileno()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from vitcore.data.loading.keeper import keep; keep({fd})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from vitcore.data.loading.keeper import keep; keep({fd}, {policies})"
         keeper = subprocess.Popen(
             [sys.executable, "-c", code], pass_fds=(fd,), stdin=subprocess.DEVNULL, start_new_session=True,
             env={**os.environ, **_ENVIRONMENT},

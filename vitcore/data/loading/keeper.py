@@ -19,10 +19,13 @@ from vitcore.data.loading.wire import Wire, wait_for
 # Seconds between two looks whether the trainer still lives, for the case that somebody else holds its end of the wire.
 LOOK_EVERY = 1.0
 # Imported before the forks where it is there; who needs it and lacks it says so.
-SHARED_IMPORTS = ("PIL.Image", "simplejpeg", "torchvision.io", "torchvision.transforms.v2.functional")
+SHARED_IMPORTS = ("PIL.Image", "simplejpeg")
+# Where policies change the pictures, too; else a worker that meets a file which only torchvision decodes imports it then, and
+# no first batch waits for it.
+POLICY_IMPORTS = ("torchvision.io", "torchvision.transforms.v2.functional")
 
 
-def keep(fd: int) -> None:
+def keep(fd: int, policies: bool = False) -> None:
     """Fork workers and tell how they ended, as the wire asks, until it closes."""
     # An interrupt is for the trainer, which ends in good order and then closes the wire.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -30,7 +33,7 @@ def keep(fd: int) -> None:
     try:
         importlib.import_module("torch").set_num_threads(1)
         importlib.import_module("vitcore.data.loading.worker")
-        for name in SHARED_IMPORTS:
+        for name in (*SHARED_IMPORTS, *(POLICY_IMPORTS if policies else ())):
             with suppress(ImportError):
                 importlib.import_module(name)
     except Exception as error:  # ImportError, and what libraries raise that do not fit

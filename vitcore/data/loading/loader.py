@@ -32,8 +32,8 @@ class Loader(Protocol):
         """How many pictures are decoded at a time by others than the caller; 0: the caller decodes."""
         ...
 
-    def start(self) -> None:
-        """Begin what takes time before the first picture, and return."""
+    def start(self, *, policies: bool = False) -> None:
+        """Begin what takes time before the first picture, and return. policies: whether they will change pictures."""
         ...
 
     def read(self, reader: Reader, rows: Rows) -> tuple[Tensor, list[Unread]]:
@@ -55,7 +55,7 @@ class Inline:
 
     workers = 0
 
-    def start(self) -> None:
+    def start(self, *, policies: bool = False) -> None:
         """Nothing to start."""
 
     def read(self, reader: Reader, rows: Rows) -> tuple[Tensor, list[Unread]]:
@@ -75,7 +75,7 @@ class Threads:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    def start(self) -> None:
+    def start(self, *, policies: bool = False) -> None:
         """Threads start with the first rows."""
 
     def read(self, reader: Reader, rows: Rows) -> tuple[Tensor, list[Unread]]:

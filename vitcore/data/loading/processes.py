@@ -17,12 +17,14 @@ class Processes:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self._policies = False
         self._lock = threading.Lock()
         self._foreman: Foreman | None = None
         self._forgotten: weakref.finalize[..., Any] | None = None
 
-    def start(self) -> None:
+    def start(self, *, policies: bool = False) -> None:
         """Begin to start the workers, which takes seconds, and return."""
+        self._policies = policies
         self._running()
 
     def read(self, reader: Reader, rows: Rows) -> tuple[Tensor, list[Unread]]:
@@ -43,7 +45,7 @@ class Processes:
             if self._foreman is None or self._foreman.ended:
                 if self._forgotten is not None:
                     self._forgotten.detach()
-                self._foreman = Foreman(self.workers)
+                self._foreman = Foreman(self.workers, policies=self._policies)
                 # A data set that is forgotten without `close` leaves no processes.
                 self._forgotten = weakref.finalize(self, self._foreman.stop)
             return self._foreman
