@@ -54,7 +54,14 @@ ON_HOST = {"disable_kernel": ("cudnn", "flash", "efficient", "fused", "beside")}
 
 
 def cuda_on_host(**settings: Any) -> Any:
-    change = {"device": "cpu", "open": None, "wait": None, "probe": None, "pinned": False, "capture": "recorded_step:capture"}
+    change = {
+        "device": "cpu",
+        "open": None,
+        "wait": None,
+        "probe": None,
+        "pinned": False,
+        "capture": "recorded_step:capture",
+    }
     return built("cuda", change, **{**ON_HOST, **settings})
 
 
@@ -76,6 +83,15 @@ def test_a_recorded_step_computes_what_a_plain_one_does(recorded: list, trained:
     assert all(torch.equal(a, b) for a, b in zip(told[1], plain[1], strict=True))
     (step,) = recorded
     assert (step.graph.asides, step.graph.launches, step.recordings) == (graphs.WARM_UP, 12 - graphs.WARM_UP, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgdm", "adamw", "lamb", "lion", "muon"])
+def test_rates_that_change_are_no_reason_to_record_anew(recorded: list, optimizer: str) -> None:
+    exe = cuda_on_host(optimizer=optimizer, ema=0.9)
+    state = exe.init(3)
+    for step in range(8):
+        state = exe.step(state, hyper(step))
+    assert recorded[0].recordings == 1 and {"lr", "ema_keep"}.isdisjoint(recorded[0]._hyper.as_numbers)
 
 
 def test_a_step_of_several_micro_batches_is_not_recorded(recorded: list, trained: Any) -> None:
@@ -114,7 +130,11 @@ def test_a_number_of_the_host_that_changes_is_recorded_anew(recorded: list) -> N
 
 def test_a_batch_of_another_shape_is_recorded_anew() -> None:
     held: list[int] = []
-    step = graphs.Recorded(types.SimpleNamespace(device=torch.device("cpu"), draws_in_forward=False), lambda x: (held.append(len(x)),), Replay())  # type: ignore[arg-type]  # noqa: E501
+    step = graphs.Recorded(
+        types.SimpleNamespace(device=torch.device("cpu"), draws_in_forward=False),
+        lambda x: (held.append(len(x)),),
+        Replay(),
+    )  # type: ignore[arg-type]  # noqa: E501
     for size in (4, 4, 4, 4, 4, 2, 2):
         step(torch.zeros(size))
     assert step.recordings == 2 and held == [4, 4, 4, 4, 4, 2, 2]
