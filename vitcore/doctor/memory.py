@@ -71,9 +71,12 @@ def estimate(module: Module, sizes: Sizes, kernels: Sequence[Kernel] = ()) -> Me
     average_copies = (
         2 * of_trained if any(op.name == "ema.update" and op.attrs.get("impl") == "buffer" for op in ops) else 0
     )
-    kept, batch_and = found.peak(remat), working + batch
+    kept = found.peak(remat)
+    # A lazy device runs a whole backward, while the host still holds all that the forward handed over.
+    stays = made if module["train"].attrs.get("lazy") == "yes" else 0
     peak = parameters + held + optimizer + max(
-        kept + batch_and, made + found.first + batch_and, (0 if held else made) + max(reduction, average_copies)
+        kept + stays + working + batch, found.first + made + working + batch,
+        (0 if held else made) + max(reduction, average_copies),
     )  # fmt: skip
     cast = "the narrow type by the table of bf16-casts" if forward.attrs.get("autocast") else ""
     lines = [*found.largest(remat), *(Kept(name, sizes.shapes[name], 4) for name in sizes.shapes)]
