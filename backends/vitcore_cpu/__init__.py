@@ -32,11 +32,18 @@ def _narrow(op: Op, world: World) -> bool | str:
     return op.args[0].ty.kind == "weights" or "the weights are not narrow"
 
 
+def _as_given(op: Op, world: World) -> bool | str:
+    cast = {"autocast", "casts"} & op.attrs.keys()
+    return not cast or "its own backward has none of the casts by which the model computes narrow"
+
+
 _FN = "vitcore_cpu.attention"
 # In the order in which they are asked where nothing was measured.
 _ATTENTION = (
     Kernel("self_attention", "products", f"{_FN}:products", _narrow, tier="numerics", keeps=Keeps(3, 1)),
-    Kernel("self_attention", "products_padded", f"{_FN}:products_padded", tier="numerics", keeps=Keeps(3, 1)),
+    Kernel(
+        "self_attention", "products_padded", f"{_FN}:products_padded", _as_given, tier="numerics", keeps=Keeps(3, 1)
+    ),
     Kernel("self_attention", "sdpa_fp32", f"{_FN}:sdpa_fp32", _narrow, tier="numerics", keeps=Keeps(4, 0, 1, 4)),
     Kernel("self_attention", "fused_forward", f"{_FN}:fused_forward", tier="numerics", keeps=Keeps(4, 0, 1)),
     Kernel("self_attention", "sdpa", f"{_FN}:sdpa", tier="algebraic", keeps=Keeps(3, 0, 1)),

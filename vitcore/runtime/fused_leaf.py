@@ -55,7 +55,12 @@ def _put(rt: Runtime, made: dict[int, Tensor], into: Grads, *, adds: bool) -> No
     stretches: list[list[int]] = []
     for i in sorted(made, key=layout.starts.__getitem__):
         last = stretches[-1] if stretches else []
-        joins = last and flat is not None and layout.end(last[-1]) == layout.starts[i] and made[last[-1]].dtype == made[i].dtype
+        joins = (
+            last
+            and flat is not None
+            and layout.end(last[-1]) == layout.starts[i]
+            and made[last[-1]].dtype == made[i].dtype
+        )
         last.append(i) if joins else stretches.append([i])
     for first, *rest in stretches:
         if rest and flat is not None:
@@ -143,12 +148,16 @@ class _Places:
         return id(params) in self._leaves
 
     def _hook(self, i: int) -> Any:
+        # Not the object itself: it holds the parameters, and what a parameter's hook holds no collector sees.
+        here = weakref.ref(self)
+
         def put(leaf: Tensor) -> None:
-            if self._into is None:
+            places = here()
+            if places is None or places._into is None:
                 return  # somebody else's backward
             made, leaf.grad = leaf.grad, None
             assert made is not None, "autograd calls this once a gradient is there"
-            _place(self._into, i, made, adds=self._adds)
+            _place(places._into, i, made, adds=places._adds)
 
         return put
 

@@ -21,6 +21,9 @@ Records = dict[tuple[str, int, str], Tensor]
 # Of the host, or nothing but zeros: what follows from them is looked at.
 _UNSEEN = frozenset({"data.next", "rng.split", "data.put", "metrics.read", "metrics.zero", "opt.init", "grads.zero"})
 
+# What `model.grad` does, of which the last only where it is given a sum.
+_IN_ONE = ("model.forward", "model.backward", "grads.add")
+
 FACTOR = 8.0
 """How many times further from float64 than the reference a backend may be. Other orders of summation stay below 3."""
 # Relative distances that are a few roundings: of float32, and of a narrow dtype in the model. The reference may be nearer by
@@ -45,7 +48,9 @@ class Recorder:
 
     def __call__(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
         op = name.partition("__")[0].replace("_", ".", 1)
-        self.impls.setdefault(op, name.partition("__")[2])
+        impl = name.partition("__")[2]
+        for part in (op, *(_IN_ONE if op == "model.grad" else ())):
+            self.impls.setdefault(part, impl)
         takes = OPS[op].takes
 
         @functools.wraps(kernel)
@@ -64,21 +69,28 @@ class Recorder:
                 self._inside = False
             self.flush()
             self.written += [f"operand {i} of {op}" for i, a in borrowed.items() if digest(a) != before[i]]
-            if (op, number) == self.fault:
-                _spoil(out[0] if op == "model.forward" else out)
-                self.flush()
-            self._note(op, number, out)
+            for part, value in _parts(op, out, adds=len(args) > 3):
+                if (part, number) == self.fault:
+                    _spoil(value)
+                    self.flush()
+                self._note(part, number, value)
             return out
 
         return recorded
 
-    def _note(self, op: str, number: int, out: Any) -> None:
+    def _note(self, op: str, number: int, value: Any) -> None:
         if op in _UNSEEN:
             return
-        value = out[0] if op == "model.forward" else out  # a tape is no value
         with _disable_current_modes():
             for name, tensor in host_leaves(value, self.names).items():
                 self.records[op, number, name] = tensor.double()
+
+
+def _parts(op: str, out: Any, *, adds: bool) -> list[tuple[str, Any]]:
+    """What is noted of an op's results, and as whose: an op that does the work of several has what those would have."""
+    if op == "model.grad":
+        return [("model.forward", out[0]), ("grads.add" if adds else "model.backward", out[1])]
+    return [(op, out[0] if op == "model.forward" else out)]  # a tape is no value
 
 
 def _host_only(value: Any) -> bool:
