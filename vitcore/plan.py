@@ -13,7 +13,7 @@ from vitcore.backend import Backend, Kernel, World
 from vitcore.config import Config
 from vitcore.debug import debug_level
 from vitcore.doctor.costs import kernel_costs
-from vitcore.doctor.fitting import choose_remat
+from vitcore.doctor.fitting import choose_remat, smaller_step
 from vitcore.errors import VitcoreError, nearest
 from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
@@ -126,7 +126,15 @@ def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: boo
     )  # fmt: skip
     if kept < 1:
         return {}  # smaller than a patch: refused where the model is built
-    return tuning.left_out(backend, shape, before=(lambda: open_backend(backend, plugins)) if measure else None)
+    try:
+        return tuning.left_out(backend, shape, before=(lambda: open_backend(backend, plugins)) if measure else None)
+    except (RuntimeError, MemoryError) as e:
+        from vitcore.doctor.exhausted import is_exhausted  # it imports torch, as what was measured did
+
+        if not is_exhausted(e):
+            raise
+        raise VitcoreError(f"out of memory while ways of computing attention were compared for a micro-batch of {shape.rows}. "
+                           f"What helps: {smaller_step(config, backend, config.remat)}") from e  # fmt: skip
 
 
 def choose_kernels(

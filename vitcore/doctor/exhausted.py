@@ -18,7 +18,7 @@ from vitcore.profiling.names import said
 _SHOWN = 4
 # What libraries say, of a device or of the host, where they have no type of error for it.
 _WORDS = re.compile(r"can't allocate memory|not enough memory|out of memory|failed to allocate", re.I)
-_ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) ?([KMGT]?i?B|bytes)", re.I)
+_ASKED = re.compile(r"(?:tried|unable) to allocate ([\d.]+) ?(bytes|[KMGT]?i?B)", re.I)
 _PROGRAM = re.compile(r"<vitcore \S+ @(\w+)>")
 _CALL = re.compile(r"\brt\.(\w+?__\w+)\(")
 
