@@ -42,7 +42,7 @@ def smaller_step(config: Config, backend: Backend, remat: str) -> str:
     if config.micro_batch > 1:
         ways.append(f"--gradient_accumulation_steps {_more_parts(config)} (the same step in smaller parts)")
     if remat == "none":
-        ways.append("--remat blocks (the same step, with a third more work)")
+        ways.append("--remat blocks (the same step, with a quarter more work)")
     if config.precision == "fp32" and "bf16" in backend.precisions:
         ways.append("--precision bf16")
     if config.train_batch_size > 1:
