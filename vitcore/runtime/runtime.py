@@ -99,6 +99,7 @@ class Runtime:
         self._training: bool | None = None
         self._mark = resolve(backend.mark) if backend.mark else None
         self.op = ""
+        self._watched = wrap is not None
         self._attach(module, kernels, wrap)
 
     def _attach(self, module: Module, kernels: Sequence[Kernel], wrap: Any) -> None:
@@ -234,9 +235,10 @@ class Runtime:
         return guarded
 
     def capture(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a region that is a whole step: as the backend records it, which a guard would be in the way of."""
+        """Wrap a region that is a whole step: as the backend records it, but where something looks on, which is nothing that a
+        device records: a guard, or what wraps the kernels."""
         assert self.backend.capture is not None, "a pass asked for what the backend does not offer"
-        return self.region(fn) if self.guard else resolve(self.backend.capture)(self, fn)
+        return self.region(fn) if self.guard or self._watched else resolve(self.backend.capture)(self, fn)
 
     def read(self, values: Tensor) -> list[float]:
         """The one place where the host waits for the device: a vector of floats."""
