@@ -46,6 +46,7 @@ def left_out(backend: Backend, shape: Shape, before: Callable[[], object] | None
         before()
         seconds = resolve(backend.tune)(shape)
         _write(path, backend, shape, seconds)
+        seconds = _read(path) or seconds  # of ranks that measure at once the first one's counts for all
     if not seconds:
         return {}
     best = min(seconds, key=seconds.__getitem__)
@@ -86,12 +87,17 @@ def _read(path: Path) -> dict[str, float] | None:
 
 
 def _write(path: Path, backend: Backend, shape: Shape, seconds: Mapping[str, float]) -> None:
-    """Where nothing can be written, it is measured again the next time."""
+    """Unless another process was first; where nothing can be written, it is measured again the next time."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"backend": backend.name, **asdict(shape), "seconds": dict(seconds)}, indent=1))
-        temporary.replace(path)
+        try:
+            os.link(temporary, path)
+        except OSError:  # it is there, or this file system has no links
+            if _read(path) is None:
+                temporary.replace(path)
+        temporary.unlink(missing_ok=True)
 
 
 Tune = Callable[[Shape], Mapping[str, float]]

@@ -35,6 +35,8 @@ CASES = {
     "accumulation": ("sgdm", 8, 4, 0.1, REFERENCE),
     "adamw": ("adamw", 8, 2, 0.1, None),
 }
+# With the shipped kernels each gradient begins at a line of the buffer.
+LINE = {"adamw": 16}
 
 
 class Watched:
@@ -72,7 +74,8 @@ def case(name: str, world: World, poison_at: int | None = None) -> tuple[dict[st
     params = [p.detach().clone() for p in state[0]]
     exe.close()
     found = {"train": report, "eval": evaluated, "stats": asdict(trained), "all_stats": asdict(exe.stats()),
-             "images": feed.evaluated, "numbers": sum(p.numel() for p in params)}  # fmt: skip
+             "images": feed.evaluated, "numbers": sum(p.numel() for p in params),
+             "in_lines": sum(-(-p.numel() // LINE.get(name, 1)) * LINE.get(name, 1) for p in params)}  # fmt: skip
     return found, params
 
 
