@@ -138,3 +138,18 @@ def test_a_batch_of_another_shape_is_recorded_anew() -> None:
     for size in (4, 4, 4, 4, 4, 2, 2):
         step(torch.zeros(size))
     assert step.recordings == 2 and held == [4, 4, 4, 4, 4, 2, 2]
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+def test_a_step_that_is_not_finite_leaves_nothing_to_the_next(recorded: list, settings: dict, monkeypatch: Any) -> None:
+    """What lies between parameters in the buffer of gradients is in their norm, and was multiplied by what is not finite."""
+    exe = cuda_on_host(optimizer="sgdm", **settings)
+    assert exe.rt.layout.gaps()
+    state, at = exe.init(3), exe.rt.feed._at
+    poisoned = lambda cursor: (b := at(cursor))._replace(images=b.images.float() / 0)  # noqa: E731
+    for step in range(7):
+        monkeypatch.setattr(exe.rt.feed, "_at", poisoned if step == 2 else at)
+        state = exe.step(state, hyper(step))
+    _, report = exe.log(state)
+    # The batch is read a step ahead, so of the step it belongs to nothing is said here; one step has one or two.
+    assert report["steps"] == 7 and report["bad_steps"] == 1
