@@ -1,7 +1,7 @@
 """One buffer for all parameters, and for whatever has a number for each of theirs: gradients, slots, averages.
 
-Group after group, those that are not trained last, each tensor beginning at a multiple of 64 bytes; what lies between is 0
-and stays 0 by every rule. What is done alike to all numbers of a group is then one kernel.
+Group after group, those that are not trained last, each tensor beginning at a multiple of 64 bytes. What lies between is 0,
+and has to be: it is in the norm. What is done alike to all numbers of a group is then one kernel.
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ class Layout:
             self.starts[i] = at
             at += -(-self.shapes[i].numel() // _LINE) * _LINE
         return at
+
+    def gaps(self) -> list[int]:
+        """The numbers that lie between the trained parameters'."""
+        used = {at for i, start in self.starts.items() if start < self.trained for at in (start, self.end(i))}
+        edges = sorted({*used, self.trained})
+        starts = set(self.starts.values())
+        return [n for a, b in zip(edges, edges[1:]) if a not in starts for n in range(a, b)]
 
     def end(self, i: int) -> int:
         """Where parameter i's numbers end."""

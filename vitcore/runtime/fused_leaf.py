@@ -112,6 +112,7 @@ class _Places:
 
     def __init__(self, rt: Runtime) -> None:
         self.layout, self.trained, self.nothing, self.device = rt.layout, rt.trained, rt.nothing, rt.device
+        self._gaps = torch.tensor(self.layout.gaps(), dtype=torch.int64).to(rt.device)
         self._buffers: list[tuple[Tensor, weakref.ref[JoinedList]]] = []
         self._leaves: dict[int, tuple[Tensor, ...]] = {}
         self._into: Grads | None = None
@@ -129,6 +130,9 @@ class _Places:
         flat = next((flat for flat, user in self._buffers if user() is None), None)
         if flat is None:
             flat = torch.zeros(self.layout.trained, device=self.device)
+        elif self._gaps.numel():
+            # Zeros times a factor that is not finite are none, and would be in the norm of all later steps.
+            flat.index_fill_(0, self._gaps, 0.0)
         trained = frozenset(self.trained)
         bundle = JoinedList(
             self.layout.view(flat, i) if i in trained else self.nothing for i in range(len(self.layout.shapes))
