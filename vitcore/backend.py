@@ -87,8 +87,12 @@ class Backend:
     collective: str | None = None
     """The torch.distributed backend that reduces this device's tensors; None: one process only."""
     precisions: tuple[str, ...] = ("fp32",)
-    """What `--precision` may be: `fp32`; `bf16`, carried out by torch.autocast of the device, whose table decides what is
+    """What `--precision` may be: `fp32`; `tf32`, products of float32 by the device's shorter multiplication, which its
+    `arithmetic` switches on; `bf16`, carried out by torch.autocast of the device, whose table decides what is
     narrow; `bf16-casts`, carried out by casts in the graph (`vitcore.runtime.casts`), for devices without a table too."""
+    arithmetic: str | None = None
+    """Called with the precision's name before each step and evaluation: makes the device's switches of how float32 is multiplied
+    what that precision means, and returns a sentence which says so. Without it the device has one way."""
     narrow_weights: bool = False
     """Whether `bf16` is carried out by narrow copies of the weights, made once a step, and not by the device's autocast: what is
     narrow is then the same on every device, activations between products included."""

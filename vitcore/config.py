@@ -156,8 +156,8 @@ class Config:
     # Where and how it runs
     backend: str = "auto"
     """Backend, or auto for the best that can run here; see `vitcore backends`."""
-    precision: Literal["fp32", "bf16", "bf16-casts"] = "fp32"
-    """Precision of the model's arithmetic; parameters and gradients stay fp32."""
+    precision: Literal["fp32", "tf32", "bf16", "bf16-casts"] = "fp32"
+    """Precision of the model's arithmetic, of those that the backend offers; parameters and gradients stay fp32."""
     autocast: bool = False
     """The original's name for --precision bf16."""
     simulate: bool = False

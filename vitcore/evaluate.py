@@ -33,7 +33,7 @@ class Evaluate:
     """Backend, or auto for the best that can run here."""
     simulate: bool = False
     """Use the installed simulator of the backend's device."""
-    precision: Literal["fp32", "bf16", "bf16-casts"] | None = None
+    precision: Literal["fp32", "tf32", "bf16", "bf16-casts"] | None = None
     """Precision of the model's arithmetic."""
     dataset: str | None = None
     """Data set; a file of weights needs it."""

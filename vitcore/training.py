@@ -173,6 +173,8 @@ class Trainer:
         if s.simulator:
             say(f"SIMULATED by {s.simulator.name}: {s.simulator.about}")
         say(f"precision {c.precision}, ranks: {self.plan.world.size}")
+        if arithmetic := s.executable.rt.arithmetic():
+            say(arithmetic)
         say(f"model {s.variant.name}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
         memory, free = self._planned(s.origin), s.free

@@ -1,4 +1,4 @@
-"""Which GPU this process uses."""
+"""Which GPU this process uses, and how that multiplies float32."""
 
 from __future__ import annotations
 
@@ -22,3 +22,21 @@ def choose() -> None:
             f"local rank {local} has no GPU: this machine shows {torch.cuda.device_count()}; start that many processes"
         )
     torch.cuda.set_device(int(local))
+
+
+_now = ""
+
+
+def arithmetic(precision: str) -> str:
+    """Set torch's switches, which are the process's: torch's own defaults multiply in full and convolve in TF32."""
+    global _now
+    short = precision == "tf32"
+    if precision != _now:
+        import torch
+
+        # The older names, which every torch that is supported has; those of 2.9 are not to be mixed with them.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = short
+        _now = precision
+    if short:
+        return "products and convolutions of float32: TF32, with 10 bits of mantissa"
+    return "products and convolutions of float32: in full, no TF32"

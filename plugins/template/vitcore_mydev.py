@@ -24,6 +24,7 @@ BACKEND = Backend(
     split_after=frozenset(),  # such as frozenset({"model.forward"})
     collective=None,  # torch.distributed's backend for the device's tensors; None: one process only
     precisions=("fp32",),  # and "bf16" (torch.autocast of the device), "bf16-casts" (casts in the graph)
+    arithmetic=None,  # "module:function" that sets how float32 is multiplied in a precision, and says so
     narrow_weights=False,  # whether "bf16" is narrow copies of the weights, made once a step, in place of autocast
     flat=False,  # whether parameters, gradients and slots are one buffer each, for vitcore.api.BUFFERS
     tune=None,  # "module:function" that measures kernels of one op: seconds by name for a vitcore.api.Shape

@@ -105,10 +105,12 @@ class Executable:
     def step(self, state: State, hyper: Mapping[str, float]) -> State:
         """One training step; returns before the device is done. `hyper` holds every name of the module's `hyper`."""
         self.rt.counts.steps += 1
+        self.rt.arithmetic()
         return self._train(*state, Hyper(hyper, self.rt.device, pinned=self.rt.backend.pinned))
 
     def eval(self, state: State, steps: int) -> State:
         """Run the evaluation split's `steps` batches, counting into the state's metrics; parameters are borrowed."""
+        self.rt.arithmetic()
         cursor, metrics = 0, state[self._metrics]
         for _ in range(steps):
             cursor, metrics = self._eval(state[self._evaluated], cursor, metrics)

@@ -98,6 +98,8 @@ class Runtime:
         """0 ... n - 1 on the device, by n."""
         self._training: bool | None = None
         self._mark = resolve(backend.mark) if backend.mark else None
+        self._arithmetic = resolve(backend.arithmetic) if backend.arithmetic else None
+        self._precision: str = module.attrs.get("precision", "fp32")
         self.op = ""
         self._watched = wrap is not None
         self._attach(module, kernels, wrap)
@@ -213,6 +215,11 @@ class Runtime:
             self.model.functions = replace(self._functions, **named)
 
     # ---- what generated programs and kernels call ----
+
+    def arithmetic(self) -> str:
+        """Set the device's switches for the program's precision, which another program of the process may have changed; what
+        they then mean, in a sentence, or nothing."""
+        return self._arithmetic(self._precision) if self._arithmetic else ""
 
     def mark(self) -> None:
         """Flush a lazy device."""

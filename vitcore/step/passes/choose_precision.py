@@ -11,7 +11,9 @@ from vitcore.step.ops import RUNS_MODEL
 
 # What each policy sets on the ops that run the model; parameters, gradients and reductions stay fp32 in all of them.
 # bf16 is what the device's own autocast makes of it, bf16-casts the casts of `vitcore.runtime.casts`, alike everywhere.
-POLICIES: dict[str, dict[str, str]] = {"fp32": {}, "bf16": {"autocast": "bf16"}, "bf16-casts": {"casts": "bf16"}}
+# tf32 is a switch of the device (`Backend.arithmetic`), so that the header alone shows it.
+POLICIES: dict[str, dict[str, str]] = {"fp32": {}, "tf32": {},
+                                       "bf16": {"autocast": "bf16"}, "bf16-casts": {"casts": "bf16"}}  # fmt: skip
 
 
 @lowering_pass("numerics", required=True)
