@@ -114,10 +114,18 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
 
 def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: bool) -> dict[str, str]:
     """The kernels that were measured to be slower for this model and batch, each with the reason. What is not known yet is
-    measured, on the opened device, where a run is about to begin and the model's type is given."""
-    if backend.tune is None or config.model_type is None:
+    measured, on the opened device, where a run is about to begin; a run that goes on must find the same ones as before."""
+    if backend.tune is None:
         return {}
-    variant = find_variant(config.model_type).replace(**({"pool": config.pool} if config.pool else {}))
+    if config.model_type is not None:
+        variant = find_variant(config.model_type).replace(**({"pool": config.pool} if config.pool else {}))
+    elif measure:
+        open_backend(backend, plugins)  # first, as what reads checkpoints and weights imports torch
+        from vitcore.origin import find_origin
+
+        variant = find_origin(config).variant
+    else:
+        return {}  # a file says which model it is, and is not read to print a program
     patches = math.prod(variant.grid(config.img_size, config.img_size))
     kept = patches - round(patches * config.patch_dropout)
     shape = Shape(

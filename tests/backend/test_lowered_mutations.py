@@ -65,7 +65,7 @@ EXPLAINED: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     (SAME, "a region groups ops and computes nothing: without it they run one by one, up to the same flush"): (
         "@init unwrap: rt.region slots",
-        "@train unwrap: rt.region zero | rt.region update | rt.region backward | rt.region train_body",
+        "@train unwrap: rt.region zero | rt.region zero_narrow | rt.region update | rt.region backward | rt.region train_body",
         "@train unwrap: rt.region forward_backward | rt.region forward_backward_update",
         "@eval unwrap: rt.region apply",
         "@log unwrap: rt.region log_body | rt.region log_body_2",
