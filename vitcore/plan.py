@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from vitcore import tuning
@@ -21,6 +22,7 @@ from vitcore.runtime.codegen import source
 from vitcore.runtime.distributed import world_from_env
 from vitcore.runtime.opening import choose_backend, open_backend
 from vitcore.runtime.reference import REFERENCE
+from vitcore.saved import saved_choice
 from vitcore.simulation import simulated
 from vitcore.step.build import build
 from vitcore.step.ir import Module
@@ -45,6 +47,8 @@ class Plan:
     passes: tuple[Pass, ...]
     notes: tuple[str, ...] = ()
     """What was decided for the run and is to be said before its first step."""
+    slower: Mapping[str, str] = field(default_factory=dict)
+    """Kernels that were left out because they were measured to be slower, each with the reason."""
 
     def show(self, stage: str) -> str:
         """The programs as `text` (neutral), `lowered`, or the generated `python`."""
@@ -93,7 +97,9 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
     world = world_from_env()
     if world.size > 1 and backend.collective is None:
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
-    slower = measured(config, backend, plugins, measure=to_run)
+    # A run that goes on takes what it took before, or it would not go on to the same bits.
+    before = saved_choice(Path(config.resume), backend.name) if config.resume else None
+    slower = measured(config, backend, plugins, measure=to_run) if before is None else before
     kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel, slower)
     remat: str = "none" if config.remat == "auto" else config.remat
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), remat, refusals=left_out)
@@ -109,7 +115,7 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
             lowering = replace(lowering, fuel=fuel_from_env(), remat=remat, log=[], refusals=[*left_out], dumps=[])
             lowered = lower(neutral, lowering, passes)
     _debug(backend, why, neutral, lowering)
-    return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering, passes, tuple(notes))
+    return Plan(config, plugins, backend, why, world, kernels, neutral, lowered, lowering, passes, tuple(notes), slower)
 
 
 def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: bool) -> dict[str, str]:

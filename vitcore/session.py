@@ -120,6 +120,7 @@ class Session:
             own.KEY: self.about,
             "fingerprint": exe.fingerprint,
             "weights": self.started_from,
+            "measured": {"backend": self.plan.backend.name, "slower": [*self.plan.slower]},
             **({"simulated": self.simulator.name} if self.simulator else {}),
         }
         return checkpoint.save(path, tensors, values, {**about, "config": self.config.as_dict(), **facts})

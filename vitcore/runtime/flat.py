@@ -6,6 +6,7 @@ and has to be: it is in the norm. What is done alike to all numbers of a group i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class Layout:
         used = {at for i, start in self.starts.items() if start < self.trained for at in (start, self.end(i))}
         edges = sorted({*used, self.trained})
         starts = set(self.starts.values())
-        return [n for a, b in zip(edges, edges[1:]) if a not in starts for n in range(a, b)]
+        return [n for a, b in itertools.pairwise(edges) if a not in starts for n in range(a, b)]
 
     def end(self, i: int) -> int:
         """Where parameter i's numbers end."""
