@@ -68,15 +68,12 @@ def estimate(module: Module, sizes: Sizes, kernels: Sequence[Kernel] = ()) -> Me
     batch += 4 * sizes.micro_batch * sizes.pixels if sizes.pixel_bytes == 1 and not bytes_stay else 0
     copies = any(op.name == "grads.all_reduce" and op.attrs.get("impl") not in ("identity", "buffer") for op in ops)
     reduction = of_trained if copies else 0
-    average_copies = (
-        2 * of_trained if any(op.name == "ema.update" and op.attrs.get("impl") == "buffer" for op in ops) else 0
-    )
     kept = found.peak(remat)
     # A lazy device runs a whole backward, while the host still holds all that the forward handed over.
     stays = made if module["train"].attrs.get("lazy") == "yes" else 0
     peak = parameters + held + optimizer + max(
         kept + stays + working + batch, found.first + made + working + batch,
-        (0 if held else made) + max(reduction, average_copies),
+        (0 if held else made) + reduction,
     )  # fmt: skip
     cast = "the narrow type by the table of bf16-casts" if forward.attrs.get("autocast") else ""
     lines = [*found.largest(remat), *(Kept(name, sizes.shapes[name], 4) for name in sizes.shapes)]

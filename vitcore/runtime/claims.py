@@ -37,7 +37,7 @@ BUFFERS: tuple[Kernel, ...] = (
     Kernel("grads.all_reduce", "buffer", f"{_FN}:all_reduce", _several_ranks),
     Kernel("opt.init", "buffer", f"{_FN}:init"),
     Kernel("ema.init", "buffer", f"{_FN}:average"),
-    Kernel("ema.update", "buffer", f"{_FN}:update_average"),
+    Kernel("ema.update", "buffer", f"{_FN}:update_average", tier="algebraic"),
 )
 
 # The leaf `compiled`, for backends that name a `compiler`. The backward is autograd's, through what was compiled.

@@ -15,7 +15,6 @@ from vitcore.runtime.flat import buffer
 from vitcore.runtime.reference import grads as reference
 from vitcore.runtime.reference import optim, params
 from vitcore.runtime.reference.grads import CLIP_EPS, Grads, given
-from vitcore.runtime.reference.masks import keep_if, masked
 from vitcore.runtime.reference.optim import OptState, Params
 
 if TYPE_CHECKING:
@@ -74,12 +73,12 @@ def average(rt: Runtime, values: Params) -> Params:
 
 @torch.no_grad()
 def update_average(rt: Runtime, ema: Params, values: Params, hyper: Hyper, ok: Tensor) -> Params:
-    """As the reference, of the whole buffer at once."""
+    """e + (1 - keep) (p - e), of the whole buffer at once and without another one; where `ok` is 0, by 0 of it."""
     average, now = buffer(ema), buffer(values)
     if average is None or now is None:
         return params.update_average(rt, ema, values, hyper, ok)
-    keep, trained = hyper.tensor("ema_keep"), slice(rt.layout.trained)
-    average[trained].mul_(keep_if(ok, keep)).add_(masked(now[trained] * (1 - keep), ok))
+    trained = slice(rt.layout.trained)
+    average[trained].lerp_(now[trained], (1 - hyper.tensor("ema_keep")) * ok)
     return ema
 
 

@@ -15,10 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# As it was before torch wrapped it: the wrapper keeps torch._dynamo from looking inside, and imports it for that, 900 modules,
-# which an eager run has no use for. What is compiled here is compiled before it is called.
-_checkpoint = getattr(checkpoint, "__wrapped__", checkpoint)
-
 
 def checkpointed(again: Callable[[], AbstractContextManager]) -> Callable[..., Tensor]:
     """A way to run a block: `run(block, x_BND, ...)`. The second forward is inside `again()`, and finds the context variables
@@ -33,7 +29,7 @@ def checkpointed(again: Callable[[], AbstractContextManager]) -> Callable[..., T
         # Of a device without a module of torch's, which has no state and no table of autocast to be set either, torch is
         # not told.
         known = x_BND.is_meta or hasattr(torch, x_BND.device.type)
-        made: Tensor = _checkpoint(
+        made: Tensor = checkpoint(
             body if known else lambda: body(x_BND), *([x_BND] if known else []),
             use_reentrant=False, preserve_rng_state=False, context_fn=lambda: (nullcontext(), again()),
         )  # fmt: skip
