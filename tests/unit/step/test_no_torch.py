@@ -28,7 +28,7 @@ LOWER_EVERYTHING = """
                     sealed = lower(module, Lowering(backend, kernels, precision=precision, world=World(8)))
                     texts += len(str(sealed)) > 1000
                     texts += all(len(source(program)) > 50 for program in sealed.programs)
-    assert texts == (3 + 2 + 2 + 2) * 2 * len(OPTIMIZERS) * 2, texts
+    assert texts == (3 + 3 + 2 + 2) * 2 * len(OPTIMIZERS) * 2, texts
 """
 
 
