@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # In float32 and bf16 alike, what the processor's products are cut into (oneDNN, AVX-512).
 _EVEN = 16
 
+_MEASURED = 2048
+
 # Shapes: B batch, H heads, N tokens, D width of one head; S = B * H; 3 stands for q, k and v.
 
 
@@ -169,10 +171,12 @@ products, products_padded, fused_forward, sdpa, sdpa_fp32 = (
 
 
 def measure(shape: Shape) -> dict[str, float]:
-    """Seconds of one forward and backward of each way, the best of a few in turn, on random numbers of this shape."""
+    """Seconds of one forward and backward of each way, the best of a few in turn, on random numbers of this shape, but of no
+    more pictures than make `_MEASURED` tokens: each is computed by itself."""
     dtype = torch.bfloat16 if shape.narrow else torch.float32
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(shape.rows, shape.tokens, 3, shape.heads, shape.head_width, generator=generator).to(dtype)
+    rows = min(shape.rows, max(1, _MEASURED // shape.tokens))
+    qkv = torch.randn(rows, shape.tokens, 3, shape.heads, shape.head_width, generator=generator).to(dtype)
     qkv.requires_grad_()
     # What is no kernel for wide weights is not to be the fastest for them.
     names = [name for name in _WAYS if shape.narrow or name not in ("products", "sdpa_fp32")]
