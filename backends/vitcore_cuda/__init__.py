@@ -39,6 +39,7 @@ def _kind(op: Op, world: World) -> bool | str:
 _HERE = "vitcore_cuda"
 # q, k and v as the projection made them, the result as the next one reads it, and a number a row of scores.
 _FLASH = Keeps(3, 0, 1)
+_FP8 = "products of 8 bits are of fewer digits than bf16's, and how fast they are was not measured"
 # In the order in which they are asked where nothing was measured.
 KERNELS = (
     Kernel("self_attention", "cudnn", f"{_HERE}.attention:cudnn", _narrow, tier="numerics", keeps=_FLASH),
@@ -47,6 +48,7 @@ KERNELS = (
     Kernel("attention", "fused", f"{_HERE}.attention:fused", tier="numerics"),
     Kernel("data.put", "beside", f"{_HERE}.streams:put"),
     Kernel("opt.update", "capturable", "vitcore.runtime.multi_tensor:torch_capturable", _kind),
+    Kernel("model.grad", "fp8", f"{_HERE}.fp8:grad_at_once", _narrow, tier="numerics", opt_in=_FP8),
 )
 
 
@@ -62,4 +64,4 @@ def vitcore_kernels(backend: str) -> tuple[Kernel, ...]:
     compiled = compiled_if_asked(
         "it takes a minute before the first step, which short runs do not win back", at_once=True
     )
-    return (*compiled, *KERNELS, AT_ONCE, *BUFFERS, *MULTI_TENSOR) if backend == CUDA.name else ()
+    return (*KERNELS, *compiled, AT_ONCE, *BUFFERS, *MULTI_TENSOR) if backend == CUDA.name else ()
