@@ -75,7 +75,9 @@ def hand_loop(
     for step, lr in enumerate(rates):
         for group, (times, _) in zip(opt.param_groups, groups.values(), strict=True):
             group["lr"] = lr * times
-        used = {n: p.detach().to(torch.bfloat16 if narrow and computes_narrow(n) else p.dtype) for n, p in params.items()}
+        used = {
+            n: p.detach().to(torch.bfloat16 if narrow and computes_narrow(n) else p.dtype) for n, p in params.items()
+        }
         used = {n: p.requires_grad_() for n, p in used.items()} if narrow else params
         for _ in range(accumulation):
             batch, cursor = feed.next_train(cursor)

@@ -305,8 +305,9 @@ def survey() -> Iterator[Callable[[str], Survey]]:
         kernels = tuple(map(on_the_host, choose_kernels(plugins, backend)[0]))
         mark, capture = backend.mark and f"{__name__}:mark", backend.capture and f"{__name__}:capture"
         host = replace(
-            backend, device="cpu", imports=(), open=None, wait=None, counters=None, mark=mark, capture=capture, pinned=False
-        )
+            backend, device="cpu", imports=(), open=None, wait=None, counters=None, mark=mark, capture=capture,
+            pinned=False,
+        )  # fmt: skip
         for precision, n, size, (recipe, more) in product(PRECISIONS, ACCUMULATIONS, RANKS, STEPS):
             if more and (precision, n, size) != (PRECISIONS[0], 1, 1):
                 continue  # clipping stands after the loop and the reduction, and has nothing to do with either

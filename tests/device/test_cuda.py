@@ -28,9 +28,10 @@ def test_the_gpu_computes_what_the_processor_does(trained: Any) -> None:  # noqa
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"gradient_accumulation_steps": 2}, {"precision": "bf16"}, {"dropout": 0.1}, {"disable_pass": ("capture_step",)}],
+    [{}, {"gradient_accumulation_steps": 2}, {"precision": "bf16"}, {"dropout": 0.1},
+     {"disable_pass": ("capture_step",)}],
     ids=str,
-)
+)  # fmt: skip
 def test_no_step_waits_for_the_device(settings: dict) -> None:
     exe = built("cuda", optimizer="adamw", **settings)
     state = exe.init(3)

@@ -105,7 +105,9 @@ def subject(
 
 def reference(of: Subject) -> Subject:
     """The reference kernels on the host, eagerly: what a backend is measured against."""
-    host = Backend(name="reference", device=torch.Generator().device.type, precisions=(*of.backend.precisions, "bf16-casts"))
+    host = Backend(
+        name="reference", device=torch.Generator().device.type, precisions=(*of.backend.precisions, "bf16-casts")
+    )
     return replace(of, backend=host, kernels=REFERENCE, passes=())
 
 
