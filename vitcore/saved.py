@@ -38,7 +38,9 @@ def saved_choice(path: Path, backend: str) -> dict[str, str] | None:
         slower = choice["slower"] if choice.get("backend") == backend else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return None if slower is None else dict.fromkeys(slower, "measured to be slower where the run that is resumed began")
+    return (
+        None if slower is None else dict.fromkeys(slower, "measured to be slower where the run that is resumed began")
+    )
 
 
 def _record(path: Path) -> Path | None:
