@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmarks.work import step_operations
 from vitcore.config import Config
 from vitcore.model.variants import Variant, find_variant
+from vitcore.model.work import step_operations
 
 SEED, BATCHES, RATE = 0, 2, 1e-3
 

@@ -79,6 +79,10 @@ class Backend:
     that says what is wrong and what to do, or None where it does not know the exception. Torch-free."""
     compiler: str | None = None
     """The torch.compile backend of the leaf `compiled`, for backends that offer it (`vitcore.api.COMPILED`)."""
+    compiler_probe: str | None = None
+    """Torch-free: None where that compiler can work here, else a sentence that says what is missing and what to install."""
+    compile_pays: float | None = None
+    """From how many nominal operations of a run on `--compile auto` takes that leaf; None: never."""
     compiles: str = "blocks"
     """How much of the model that leaf compiles: each block by itself, one compilation for all (`blocks`), or all of it
     (`model`), which takes longer and fuses across blocks."""
@@ -101,7 +105,7 @@ class Backend:
     to all of them is one kernel each; for devices whose tensors can be views."""
     tune: str | None = None
     """Called with a `vitcore.tuning.Shape` once for each, by what measured: returns the seconds of one forward and backward of
-    each kernel that it compares, by name; all but the fastest are then left out."""
+    each kernel that it compares, by name, infinite for one that refuses the shape; all but the fastest are then left out."""
     capture: str | None = None
     """Called with the runtime and a region's function that is a whole step: returns what stands in for it, which records the
     device's work once and launches it as a whole from then on."""

@@ -168,6 +168,8 @@ class Config:
     """Passes of the lowering to leave out, by name."""
     disable_kernel: tuple[str, ...] = ()
     """Kernels of the backend to leave out, by name; `all` leaves the reference kernels alone."""
+    compile: Literal["no", "yes", "auto"] = "no"
+    """Whether the model goes through torch.compile; auto: where the run is long enough to pay for the wait before it."""
     enable_kernel: tuple[str, ...] = ()
     """Kernels of the backend to ask that are left out by default, by name; --explain lists them with the reason."""
     env: tuple[str, ...] = ()

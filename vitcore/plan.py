@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from vitcore import tuning
 from vitcore.backend import Backend, Kernel, World
+from vitcore.compiling import KERNEL, choose_compile, keep_compiled
 from vitcore.config import Config
 from vitcore.debug import debug_level
 from vitcore.doctor.costs import kernel_costs
@@ -97,16 +98,20 @@ def make_plan(config: Config, *, to_run: bool = True, details: bool = False) -> 
     world = world_from_env()
     if world.size > 1 and backend.collective is None:
         raise VitcoreError(f"backend {backend.name!r} has no collective for {world.size} ranks; start one process")
+    compiled, why_compiled = choose_compile(config, backend, plugins.kernels(backend.name))
+    if compiled:
+        keep_compiled()
     # A run that goes on takes what it took before, or it would not go on to the same bits.
     before = saved_choice(Path(config.resume), backend.name) if config.resume else None
     slower = measured(config, backend, plugins, measure=to_run) if before is None else before
-    kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, config.enable_kernel, slower)
+    enabled = (*config.enable_kernel, *([KERNEL] if compiled else []))
+    kernels, left_out = choose_kernels(plugins, backend, config.disable_kernel, enabled, slower)
     remat: str = "none" if config.remat == "auto" else config.remat
     lowering = Lowering(backend, kernels, config.precision, world, fuel_from_env(), remat, refusals=left_out)
     extra = [p for some in plugins.ask("vitcore_passes", backend=backend.name) for p in some]
     neutral = build(replace(config.spec, details=details))
     passes = tuple(pipeline(extra, config.disable_pass))
-    lowered, notes = lower(neutral, lowering, passes), list[str]()
+    lowered, notes = lower(neutral, lowering, passes), [why_compiled] if why_compiled else []
     if config.remat == "auto" and to_run:
         open_backend(backend, plugins)
         remat, said = choose_remat(config, backend, lowered, kernels)

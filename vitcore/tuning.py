@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -47,11 +48,13 @@ def left_out(backend: Backend, shape: Shape, before: Callable[[], object] | None
         seconds = resolve(backend.tune)(shape)
         _write(path, backend, shape, seconds)
         seconds = _read(path) or seconds  # of ranks that measure at once the first one's counts for all
-    if not seconds:
-        return {}
-    best = min(seconds, key=seconds.__getitem__)
-    than = f"measured here, {best} takes {seconds[best] * 1e3:.2f} ms for {shape}"
-    return {name: f"{than}, this {s * 1e3:.2f} ms" for name, s in seconds.items() if name != best}
+    takes = {name: s for name, s in (seconds or {}).items() if s != math.inf}
+    refused = {name: f"tried here, it does not take {shape}" for name in seconds or {} if name not in takes}
+    if not takes:
+        return refused
+    best = min(takes, key=takes.__getitem__)
+    than = f"measured here, {best} takes {takes[best] * 1e3:.2f} ms for {shape}"
+    return refused | {name: f"{than}, this {s * 1e3:.2f} ms" for name, s in takes.items() if name != best}
 
 
 def folder() -> Path:
@@ -101,4 +104,4 @@ def _write(path: Path, backend: Backend, shape: Shape, seconds: Mapping[str, flo
 
 
 Tune = Callable[[Shape], Mapping[str, float]]
-"""What `Backend.tune` names."""
+"""What `Backend.tune` names. Infinite: it was tried, and refuses the shape."""

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.work import forward_macs, step_operations
 from vitcore.model.variants import find_variant
+from vitcore.model.work import forward_macs, step_operations
 
 
 @pytest.mark.parametrize(

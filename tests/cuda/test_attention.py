@@ -3,6 +3,7 @@ all three without a GPU; numbers by the operator that the processor has; the clo
 
 from __future__ import annotations
 
+import math
 import types
 from typing import Any
 
@@ -19,15 +20,15 @@ B, N, H, E = 2, 17, 3, 64
 NAMES = ["cudnn", "flash", "efficient"]
 
 
-def on_host(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def on_host(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
     """The operator of the same family that a processor has."""
-    out: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0]
+    out: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)[0]
     return out
 
 
-def packed(device: str, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+def packed(device: str, dtype: torch.dtype = torch.bfloat16, width: int = E) -> torch.Tensor:
     g = torch.Generator().manual_seed(0)
-    return torch.randn(B, N, 3, H, E, generator=g).to(device, dtype).requires_grad_()
+    return torch.randn(B, N, 3, H, width, generator=g).to(device, dtype).requires_grad_()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,9 +36,12 @@ def test_the_operator_takes_what_the_projection_made_and_gives_what_the_next_one
     qkv_BN3HE = packed("meta")
     made: list[torch.Tensor] = []
 
-    def fused(*qkv: torch.Tensor) -> torch.Tensor:
-        assert all(x.untyped_storage().data_ptr() == qkv_BN3HE.untyped_storage().data_ptr() for x in qkv)
-        made.append(attention._OPERATORS[name](*qkv))
+    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        qkv = (q, k, v)
+        assert scale == E**-0.5 and all(
+            x.untyped_storage().data_ptr() == qkv_BN3HE.untyped_storage().data_ptr() for x in qkv
+        )
+        made.append(attention._OPERATORS[name](*qkv, scale))
         return made[0]
 
     out_BND = attention.of_packed(fused, qkv_BN3HE)
@@ -61,7 +65,7 @@ def test_what_is_kept_is_what_memory_is_planned_by(name: str) -> None:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        out = attention._OPERATORS[name](*given)
+        out = attention._OPERATORS[name](*given, E**-0.5)
     rows = B * H * -(-N // 32) * 32 if name == "efficient" else B * H * N  # which pads its sums to lines of 32
     assert sum(held) == keeps.tokens * qkv[:, :, 0].numel() * 2 + out.numel() * 2 + rows * 4
     assert keeps.scores == 0 and keeps.rows == 1
@@ -87,6 +91,23 @@ def test_the_order_in_which_q_k_and_v_are_taken_apart_is_the_references() -> Non
         torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("width", [12, 20, 64])
+def test_a_head_of_any_width_is_given_one_that_the_operators_take(width: int) -> None:
+    widths: list[int] = []
+
+    def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        widths.append(q.shape[-1])
+        return on_host(q, k, v, scale)
+
+    qkv = packed("cpu", torch.float64, width)
+    weight = torch.randn(B, N, H * width, dtype=torch.float64)
+    ours, reference = attention.of_packed(fused, qkv), self_attention(qkv)
+    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
+    made = [torch.autograd.grad((out * weight).sum(), qkv)[0] for out in (ours, reference)]
+    torch.testing.assert_close(*made, rtol=1e-12, atol=1e-12)
+    assert widths == [-(-width // 8) * 8]
+
+
 def test_few_queries_are_answered_over_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(attention._OPERATORS, "efficient", on_host)
     q, k, v = (x.transpose(1, 2) for x in packed("cpu", torch.float64).unbind(2))
@@ -99,6 +120,7 @@ class Clock:
     """torch.cuda's events, on a clock that the operators move."""
 
     now = 0.0
+    OutOfMemoryError = torch.cuda.OutOfMemoryError
 
     def __init__(self) -> None:
         clock = self
@@ -130,24 +152,35 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def test_measuring_gives_seconds_of_those_that_take_the_shape(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_gives_seconds_of_those_that_take_the_shape_and_says_who_does_not(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[torch.Size] = []
 
     def slow(milliseconds: float) -> attention.Fused:
-        def operator(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def operator(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
             seen.append(q.shape)
             clock.now += milliseconds
-            return on_host(q, k, v)
+            return on_host(q, k, v, scale)
 
         return operator
 
-    def refuses(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def refuses(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         raise RuntimeError("No available kernel")
 
     monkeypatch.setattr(attention, "_OPERATORS", {"cudnn": refuses, "flash": slow(3.0), "efficient": slow(5.0)})
     shape = Shape(rows=B, tokens=N, heads=H, head_width=E, narrow=True)
-    assert attention.measure(shape) == pytest.approx({"flash": 3e-3, "efficient": 5e-3})
+    assert attention.measure(shape) == pytest.approx({"cudnn": math.inf, "flash": 3e-3, "efficient": 5e-3})
     assert clock.waits == 1 and set(seen) == {(B, H, N, E)}
+
+
+def test_too_little_memory_is_no_refusal_of_the_shape(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(attention, "_OPERATORS", {"cudnn": full})
+    with pytest.raises(clock.OutOfMemoryError):
+        attention.measure(Shape(rows=B, tokens=N, heads=H, head_width=E, narrow=True))
 
 
 def test_nothing_is_measured_where_one_operator_alone_takes_the_numbers(clock: Clock) -> None:

@@ -62,10 +62,20 @@ def test_each_attention_is_as_near_to_float64_as_torchs_own(name: str, spread: f
         return out.double(), torch.autograd.grad((out * weight.to(dtype)).sum(), x)[0].double()
 
     sdpa = torch.nn.functional.scaled_dot_product_attention
-    exact = grads(lambda q, k, v: torch.softmax(q @ k.transpose(-2, -1) * 64**-0.5, -1) @ v, torch.float64)
-    ours, theirs = grads(attention._OPERATORS[name], torch.bfloat16), grads(sdpa, torch.bfloat16)
+    exact = grads(lambda q, k, v, scale: torch.softmax(q @ k.transpose(-2, -1) * scale, -1) @ v, torch.float64)
+    ours = grads(attention._OPERATORS[name], torch.bfloat16)
+    theirs = grads(lambda q, k, v, scale: sdpa(q, k, v, scale=scale), torch.bfloat16)
     for mine, its, true in zip(ours, theirs, exact, strict=True):
         assert (mine - true).norm() <= 1.5 * (its - true).norm()
+
+
+@pytest.mark.parametrize("name", ["cudnn", "flash", "efficient"])
+def test_each_attention_takes_heads_of_the_digits_model(name: str) -> None:
+    from vitcore_cuda import attention
+
+    qkv = torch.randn(4, 17, 3, 4, 12, device="cuda").bfloat16().requires_grad_()
+    out = attention.of_packed(attention._OPERATORS[name], qkv)
+    assert out.shape == (4, 17, 48) and torch.autograd.grad(out.sum(), qkv)[0].isfinite().all()
 
 
 def test_measuring_names_an_operator_and_its_time() -> None:

@@ -12,8 +12,8 @@ from vitcore.backend import World
 from vitcore.errors import VitcoreError
 from vitcore.plugins import load_plugins
 from vitcore.recipes import load_recipe, recipe_files
-from vitcore.step.build import StepSpec, build
 from vitcore.runtime.codegen import source
+from vitcore.step.build import StepSpec, build
 from vitcore.step.ir import Module
 from vitcore.step.lowering import Lowering
 from vitcore.step.pipeline import lower, pipeline
