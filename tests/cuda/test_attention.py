@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from vitcore_cuda import attention
 from vitcore.api import Shape, VitcoreError
 from vitcore.model.attention import self_attention
 from vitcore.plugins import load_plugins
+from vitcore.tuning import left_out
 
 B, N, H, E = 2, 17, 3, 64
 NAMES = ["cudnn", "flash", "efficient"]
@@ -193,3 +195,23 @@ def test_every_operator_that_is_measured_is_a_kernel_of_the_backend() -> None:
     wide = types.SimpleNamespace(args=[types.SimpleNamespace(ty=types.SimpleNamespace(kind="params"))])
     refused = {name: k.refusal(wide, None) for name, k in kernels.items()}  # type: ignore[arg-type]
     assert refused == {"cudnn": "the weights are not narrow", "flash": "the weights are not narrow", "efficient": None}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [
+        ({"cudnn": math.inf, "flash": 2e-3, "efficient": 3e-3}, ["cudnn", "efficient"]),
+        ({"cudnn": math.inf, "flash": math.inf, "efficient": math.inf}, ["cudnn", "efficient", "flash"]),
+    ],
+    ids=["one", "all"],
+)
+def test_an_operator_that_refuses_the_shape_never_claims_it(
+    seconds: dict[str, float], left: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VITCORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(attention, "measure", lambda shape: seconds)
+    shape = Shape(rows=B, tokens=N, heads=H, head_width=E, narrow=True)
+    for before in (lambda: None, None):  # measured, then read from where it was kept
+        found = left_out(vitcore_cuda.CUDA, shape, before)
+        assert sorted(found) == left
+        assert found["cudnn"] == "tried here, it does not take 2 x 17 tokens, 3 heads of 64, bf16"
