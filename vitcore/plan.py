@@ -134,7 +134,10 @@ def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: boo
         open_backend(backend, plugins)  # first, as what reads checkpoints and weights imports torch
         from vitcore.origin import find_origin
 
-        variant = find_origin(config).variant
+        try:
+            variant = find_origin(config).variant
+        except VitcoreError:
+            return {}  # refused where the model is made; or of two stages, each of which has a plan of its own
     else:
         return {}  # a file says which model it is, and is not read to print a program
     patches = math.prod(variant.grid(config.img_size, config.img_size))

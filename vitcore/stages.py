@@ -91,9 +91,11 @@ def _two_stages(
         return replace(result, interrupted_by=signum)
     assert result.checkpoint is not None  # a stage that reached its end has one
     tell(f"stage 2 of 2: fine-tuning from {result.checkpoint}, its head included")
-    # The programs do not depend on where the parameters come from, so the plan that was made first holds.
     tuned = replace(plan.config, pretrained_dir=result.checkpoint, resume=None, probe_steps=0, probe_learning_rate=None)
-    return train(replace(plan, config=tuned), quiet=quiet, origin=after_probe(tuned))
+    # The programs do not depend on where the parameters come from, so the plan that was made first holds; but a run folder
+    # that was resumed held no checkpoint that would have said which model is to be measured.
+    plan = replace(plan, config=tuned) if going_on is None else make_plan(tuned)
+    return train(plan, quiet=quiet, origin=after_probe(tuned))
 
 
 @contextmanager

@@ -158,4 +158,4 @@ def test_flags_recipes_and_observers_of_a_plugin_are_as_good_as_our_own(
     text = train("--help").out
     assert "Multiply the learning rate." in text and "Warm the device up." in text
     assert train(*quick, "--recipe tiny").code == 0
-    assert Path("output/tiny/heard.txt").read_text().split("\n") == ["train 3", "eval 3", "checkpoint 3", ""]
+    assert Path("output/tiny/heard.txt").read_text().split("\n") == ["start 1", "train 3", "eval 3", "checkpoint 3", ""]
