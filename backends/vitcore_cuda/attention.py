@@ -53,8 +53,8 @@ def attend(fused: Fused, q_BHQD: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tens
     more = -width % _MULTIPLE
     if not more:
         return fused(q_BHQD, k_BHND, v_BHND, width**-0.5)
-    wide = (F.pad(x, (0, more)) for x in (q_BHQD, k_BHND, v_BHND))
-    return fused(*wide, width**-0.5)[..., :width]
+    q_BHQD, k_BHND, v_BHND = (F.pad(x, (0, more)) for x in (q_BHQD, k_BHND, v_BHND))
+    return fused(q_BHQD, k_BHND, v_BHND, width**-0.5)[..., :width]
 
 
 def of_packed(fused: Fused, qkv_BN3HD: Tensor) -> Tensor:
