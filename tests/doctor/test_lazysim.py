@@ -34,8 +34,9 @@ def test_a_right_program_has_no_findings_and_is_counted(reports: dict[str, Any])
     assert steps[0]["compiles"] <= report["programs"]["train"]["graphs"]
     assert not any(r["compiles"] or r["fallbacks"] or r["host_reads"] for r in steps[1:])
     assert [r["host_reads"] for r in report["run"]["rows"] if r["phase"] == "log"] == [1, 1]
-    # Of a step under the probe: pictures, labels and weights of one micro-batch.
-    assert [p["copies_seen"] for p in report["run"]["probed"]] == [3, 3]
+    # Of a step under the probe: pictures, labels and weights of one micro-batch; two rates, two decays by group, the momentum
+    # and the norm to clip to.
+    assert [p["copies_seen"] for p in report["run"]["probed"]] == [3 + 6, 3 + 6]
     assert report["run"]["another_size"]["graphs"] > 0
     assert [b["shape"][0] for b in report["run"]["batches"]] == [8]
 
