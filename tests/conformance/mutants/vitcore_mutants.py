@@ -258,47 +258,49 @@ add("fourth_micro_batch_dropped", "the fourth micro-batch of a step is dropped",
 
 
 @mutant("model.forward", "pictures are cast to bf16 in fp32", "C3", "fp32", "model.forward")
-def a_cast_too_many(rt, params, batch, key, autocast=None, label_smoothing=0.0):
+def a_cast_too_many(rt, params, batch, key, autocast=None, label_smoothing=0.0, **how):
     import torch
 
     batch = batch._replace(images=batch.images.to(torch.bfloat16).float())
-    return rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing)
+    return rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing, **how)
 
 
 @mutant("model.forward", "a copy of the parameters that is made once", "C3", "model.forward")
-def stale_parameters(rt, params, batch, key, autocast=None, label_smoothing=0.0):
+def stale_parameters(rt, params, batch, key, autocast=None, label_smoothing=0.0, **how):
     if not hasattr(rt, "copies"):
         rt.copies = tuple(p.detach().clone() for p in params)
-    _, tape = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing)
+    _, tape = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing, **how)
     stale, _ = rt.model_forward__autograd(tuple(c.requires_grad_() for c in rt.copies), batch, key, autocast=autocast,
-                                          label_smoothing=label_smoothing)  # fmt: skip
+                                          label_smoothing=label_smoothing, **how)  # fmt: skip
     rt.bind(params, training=True)
     return stale, tape
 
 
 @mutant("model.forward", "every batch gets the masks of the first", "C3", "model.forward")
-def a_key_reused(rt, params, batch, key, autocast=None, label_smoothing=0.0):
+def a_key_reused(rt, params, batch, key, autocast=None, label_smoothing=0.0, **how):
     rt.positions = getattr(rt, "positions", batch.positions)
     return rt.model_forward__autograd(params, batch._replace(positions=rt.positions), key, autocast=autocast,
-                                      label_smoothing=label_smoothing)  # fmt: skip
+                                      label_smoothing=label_smoothing, **how)  # fmt: skip
 
 
 @mutant("model.forward", "label smoothing is left out", "C3", "model.forward")
-def smoothing_left_out(rt, params, batch, key, autocast=None, label_smoothing=0.0):
-    return rt.model_forward__autograd(params, batch, key, autocast=autocast)
+def smoothing_left_out(rt, params, batch, key, autocast=None, label_smoothing=0.0, **how):
+    return rt.model_forward__autograd(params, batch, key, autocast=autocast, **how)
 
 
 @mutant("model.forward", "right in fp32, wrong in bf16", "C3", "bf16", "model.forward")
-def wrong_in_bf16(rt, params, batch, key, autocast=None, label_smoothing=0.0):
+def wrong_in_bf16(rt, params, batch, key, autocast=None, label_smoothing=0.0, **how):
     # The loss itself, as for some parameters it hardly changes with the pictures.
-    loss, tape = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing)
+    loss, tape = rt.model_forward__autograd(
+        params, batch, key, autocast=autocast, label_smoothing=label_smoothing, **how
+    )
     return (loss if autocast is None else loss * 1.25), tape
 
 
 @mutant("model.forward", "dropout is off in training", "C3", "model.forward")
-def without_dropout(rt, params, batch, key, autocast=None, label_smoothing=0.0):
+def without_dropout(rt, params, batch, key, autocast=None, label_smoothing=0.0, **how):
     saved, rt.model.variant = rt.model.variant, rt.model.variant.replace(dropout=0.0)
-    out = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing)
+    out = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing, **how)
     rt.model.variant = saved
     return out
 
@@ -310,8 +312,8 @@ def without_dropout(rt, params, batch, key, autocast=None, label_smoothing=0.0):
     "model.forward",
     "borrowed",
 )
-def writes_into_the_batch(rt, params, batch, key, autocast=None, label_smoothing=0.0):
-    out = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing)
+def writes_into_the_batch(rt, params, batch, key, autocast=None, label_smoothing=0.0, **how):
+    out = rt.model_forward__autograd(params, batch, key, autocast=autocast, label_smoothing=label_smoothing, **how)
     batch.positions.add_(1)
     return out
 
@@ -469,7 +471,7 @@ def falls_back(program: Any, lowering: Any) -> Any:
     return program
 
 
-add("silent_precision", "a precision that is not offered becomes fp32", "C11", "bf16-casts", "not refused",
+add("silent_precision", "a precision that is not offered becomes fp32", "C11", "not refused",
     passes=(("begin_lowering", falls_back),))  # fmt: skip
 
 
@@ -482,16 +484,16 @@ def declared_and_not_computed(rt, params, state, grads, hyper, ok):
     return rt.opt_update__reference(params, state, grads, hyper, ok)
 
 
-def tanh_forward(rt, params, batch, key, autocast=None, casts=None, label_smoothing=0.0):
+def tanh_forward(rt, params, batch, key, autocast=None, casts=None, label_smoothing=0.0, **how):
     _tanh(rt)
     return rt.model_forward__autograd(
-        params, batch, key, autocast=autocast, casts=casts, label_smoothing=label_smoothing
+        params, batch, key, autocast=autocast, casts=casts, label_smoothing=label_smoothing, **how
     )
 
 
-def tanh_apply(rt, params, batch, autocast=None, casts=None):
+def tanh_apply(rt, params, batch, autocast=None, casts=None, **how):
     _tanh(rt)
-    return rt.model_apply__eager(params, batch, autocast=autocast, casts=casts)
+    return rt.model_apply__eager(params, batch, autocast=autocast, casts=casts, **how)
 
 
 def _tanh(rt):
