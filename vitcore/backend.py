@@ -77,6 +77,9 @@ class Backend:
     failure: str | None = None
     """Called with an exception that the device's libraries raised while they were imported or opened: returns a sentence
     that says what is wrong and what to do, or None where it does not know the exception. Torch-free."""
+    threads: str | None = None
+    """Returns how many threads torch's operators on the host should have at most where `--threads` does not say, or None for
+    torch's own choice; for devices that compute on the host."""
     compiler: str | None = None
     """The torch.compile backend of the leaf `compiled`, for backends that offer it (`vitcore.api.COMPILED`)."""
     compiler_probe: str | None = None

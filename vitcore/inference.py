@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vitcore.data.view import View
 from vitcore.errors import VitcoreError
 from vitcore.plugins import load_plugins
-from vitcore.runtime.opening import choose_backend, open_backend, set_environment
+from vitcore.runtime.opening import choose_backend, open_backend, place_threads, set_environment
 from vitcore.saved import saved_config
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def open_model(checkpoint: str, backend: str, img_size: int | None) -> VisionTra
 
     model = load(checkpoint, img_size)
     open_backend(chosen, plugins)
+    place_threads(chosen, 0)
     return model.to(chosen.device)
 
 

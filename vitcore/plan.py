@@ -21,7 +21,7 @@ from vitcore.model.variants import find_variant
 from vitcore.plugins import Plugins, load_plugins
 from vitcore.runtime.codegen import source
 from vitcore.runtime.distributed import world_from_env
-from vitcore.runtime.opening import choose_backend, open_backend
+from vitcore.runtime.opening import choose_backend, open_backend, place_threads
 from vitcore.runtime.reference import REFERENCE
 from vitcore.saved import saved_choice
 from vitcore.simulation import simulated
@@ -128,10 +128,15 @@ def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: boo
     measured, on the opened device, where a run is about to begin; a run that goes on must find the same ones as before."""
     if backend.tune is None:
         return {}
+
+    def opened() -> None:
+        open_backend(backend, plugins)
+        place_threads(backend, config.threads)
+
     if config.model_type is not None:
         variant = find_variant(config.model_type).replace(**({"pool": config.pool} if config.pool else {}))
     elif measure:
-        open_backend(backend, plugins)  # first, as what reads checkpoints and weights imports torch
+        opened()  # first, as what reads checkpoints and weights imports torch
         from vitcore.origin import find_origin
 
         try:
@@ -149,7 +154,7 @@ def measured(config: Config, backend: Backend, plugins: Plugins, *, measure: boo
     if kept < 1:
         return {}  # smaller than a patch: refused where the model is built
     try:
-        return tuning.left_out(backend, shape, before=(lambda: open_backend(backend, plugins)) if measure else None)
+        return tuning.left_out(backend, shape, opened if measure else None, config.threads)
     except (RuntimeError, MemoryError) as e:
         from vitcore.doctor.exhausted import is_exhausted  # it imports torch, as what was measured did
 

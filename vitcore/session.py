@@ -22,7 +22,7 @@ from vitcore.plan import Plan
 from vitcore.reporting.numbers import scores
 from vitcore.runtime.distributed import close_group, open_group
 from vitcore.runtime.executable import Executable, State
-from vitcore.runtime.opening import open_backend
+from vitcore.runtime.opening import open_backend, place_threads
 from vitcore.runtime.reference.optim import slots
 from vitcore.weights import own
 from vitcore.weights.load import empty_model, fill
@@ -47,8 +47,8 @@ class Session:
         open_backend(plan.backend, plan.plugins)
         self.free = free_memory(plan.backend)
         """Bytes that were free before anything of this run was on the device; None where that is not known."""
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        self.placed = place_threads(plan.backend, config.threads)
+        """What is to be said of the threads; "" where there is nothing."""
         self._joined = open_group(plan.backend, plan.world)
         self.feed = Feed(
             self.dataset, seed=config.seed, micro_batch=config.micro_batch,

@@ -178,7 +178,7 @@ class Trainer:
         say(f"model {s.variant.name}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
             f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
         memory, free = self._planned(s.origin), s.free
-        for line in (*self.said, *self.plan.notes, memory.line(free)):
+        for line in (*self.said, *filter(None, [s.placed]), *self.plan.notes, memory.line(free)):
             say(line)
         if free is not None and memory.peak > free:
             say(does_not_fit(memory.peak, free, c, self.plan.backend, self.plan.lowering.remat))

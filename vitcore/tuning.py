@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vitcore.backend import Backend, resolve
+from vitcore.data.loading.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Shape:
         return f"{self.rows} x {self.tokens} tokens, {self.heads} heads of {self.head_width}, {dtype}"
 
 
-def left_out(backend: Backend, shape: Shape, before: Callable[[], object] | None = None) -> dict[str, str]:
+def left_out(
+    backend: Backend, shape: Shape, before: Callable[[], object] | None = None, threads: int = 0
+) -> dict[str, str]:
     """The kernels that were measured and are not the fastest, each with the reason. What is not known yet is measured, after
-    `before`, which opens the device; without it only what is known already counts."""
+    `before`, which opens the device; without it only what is known already counts. `threads` is `--threads`."""
     if backend.tune is None:
         return {}
-    path = folder() / f"{_key(backend, shape)}.json"
+    path = folder() / f"{_key(backend, shape, threads)}.json"
     seconds = _read(path)
     if seconds is None and before is not None:
         before()
@@ -64,11 +67,11 @@ def folder() -> Path:
     return (Path(own) if own else base) / "tuning"
 
 
-def _key(backend: Backend, shape: Shape) -> str:
+def _key(backend: Backend, shape: Shape, threads: int = 0) -> str:
     # How many threads compute, and which of the machine's devices this process sees.
     chosen = {n: v for n, v in sorted(os.environ.items()) if n == "OMP_NUM_THREADS" or n.endswith("_VISIBLE_DEVICES")}
     torch = importlib.metadata.version("torch")
-    facts = (backend.name, backend.tune, str(shape), torch, _processor(), os.cpu_count(), chosen)
+    facts = (backend.name, backend.tune, str(shape), torch, _processor(), threads or usable_cores(), chosen)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

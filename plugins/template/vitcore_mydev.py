@@ -20,6 +20,7 @@ BACKEND = Backend(
     compiles="blocks",  # what that is given, one block for all of them or the whole "model"
     wait=None,  # "module:function" that blocks until the device has done all work
     memory=None,  # "module:function" that gives the bytes that are free and those there are, for the plan of memory
+    threads=None,  # "module:function" that gives the most threads of torch on the host, for devices that compute there
     # A lazy device records and is flushed. Name its flush, what it counts, and the ops that end a region:
     mark=None,  # "module:function"
     counters=None,  # "module:function" that gives compiles, cache_hits, flushes, fallbacks

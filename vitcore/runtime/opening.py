@@ -77,6 +77,27 @@ def open_backend(backend: Backend, plugins: Plugins | None = None) -> None:
         explained(backend, f"opening it by {backend.open}", resolve(backend.open))
 
 
+# Where fewer threads were placed than torch would take: how many it would, so that the next to place them says so too.
+_own_threads: dict[int, int] = {}
+
+
+def place_threads(backend: Backend, asked: int) -> str:
+    """Give torch's operators on the host `asked` threads, or for 0 no more than the backend says this process may use. Returns
+    what is to be said of it, which is nothing where torch's own choice holds."""
+    import torch
+
+    if asked:
+        torch.set_num_threads(asked)
+        return ""
+    most, own = resolve(backend.threads)() if backend.threads else None, torch.get_num_threads()
+    own = _own_threads.get(own, own)
+    if most is None or most >= own:
+        return ""
+    torch.set_num_threads(most)
+    _own_threads[most] = own
+    return f"threads: {most}, for as many cores may this process use; torch would take {own}; --threads sets another number"
+
+
 def explained(backend: Backend, what: str, act: Callable[[], object]) -> None:
     """Do it; what a device's libraries raise (AssertionError, OSError and others) becomes one sentence."""
     try:
