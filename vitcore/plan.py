@@ -177,7 +177,9 @@ def choose_kernels(
             raise VitcoreError(f"--{flag} {name!r} is no kernel of backend {backend.name!r}{nearest(name, names)}; it has: "
                                f"{', '.join(names) or 'none'}")  # fmt: skip
     reasons = {
-        k.name: f"{k.opt_in}; --enable_kernel {k.name} takes it" for k in offered if k.opt_in and k.name not in enabled
+        k.name: f"{k.opt_in}; {'--compile yes' if k.name == KERNEL else f'--enable_kernel {k.name}'} takes it"
+        for k in offered
+        if k.opt_in and k.name not in enabled
     }
     reasons |= {name: f"{why}; --enable_kernel {name} takes it" for name, why in slower.items() if name not in enabled}
     reasons |= backend.simulator.without if backend.simulator else {}

@@ -8,10 +8,13 @@ of the model, is the backend's to say (`Backend.compiler`, `Backend.compiles`).
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from vitcore.backend import resolve
 from vitcore.errors import VitcoreError
 from vitcore.runtime import fused_leaf
 from vitcore.runtime.opening import explained
@@ -36,25 +39,48 @@ def _compile(rt: Runtime) -> None:
             explained(rt.backend, f"torch.compile by {rt.backend.compiler!r}", compile_it)
 
 
+@contextmanager
+def _failures(rt: Runtime) -> Iterator[None]:
+    """What a compiler raises when it is first run becomes one sentence; what the model itself raises stays as it is."""
+    try:
+        yield
+    except Exception as e:
+        from torch._dynamo.exc import TorchDynamoException  # imported by whoever compiles, and by nobody else
+
+        if not isinstance(e, TorchDynamoException):
+            raise
+        known = resolve(rt.backend.failure)(e) if rt.backend.failure else None
+        cause = getattr(e, "inner_exception", e)  # of the compiler, in what torch wraps around it
+        said = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        without = "run without --compile, or with --disable_kernel compiled"
+        raise VitcoreError(
+            f"backend {rt.backend.name!r}: {known or f'torch.compile by {rt.backend.compiler!r} failed: {said}; {without}'}"
+        ) from e
+
+
 def forward(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Tape]:
     """As the leaf `autograd`, compiled."""
     _compile(rt)
-    return model.forward(rt, *operands, **how)
+    with _failures(rt):
+        return model.forward(rt, *operands, **how)
 
 
 def grad(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Grads]:
     """As the fused leaf, compiled."""
     _compile(rt)
-    return fused_leaf.grad(rt, *operands, **how)
+    with _failures(rt):
+        return fused_leaf.grad(rt, *operands, **how)
 
 
 def grad_at_once(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Grads]:
     """As that leaf with all gradients at once, compiled."""
     _compile(rt)
-    return fused_leaf.grad_at_once(rt, *operands, **how)
+    with _failures(rt):
+        return fused_leaf.grad_at_once(rt, *operands, **how)
 
 
 def apply(rt: Runtime, *operands: Any, **how: Any) -> Tensor:
     """As `eager`, compiled; training and evaluation are two compilations."""
     _compile(rt)
-    return model.apply(rt, *operands, **how)
+    with _failures(rt):
+        return model.apply(rt, *operands, **how)
