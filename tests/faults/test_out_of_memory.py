@@ -185,11 +185,24 @@ def test_the_warning_names_both_numbers() -> None:
     assert "about 3.0 GiB are planned and 1.0 GiB are free" in said
 
 
+def test_comparing_ways_of_attention_says_so_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(shape: Any) -> dict[str, float]:
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes. Error code 12"
+        )
+
+    monkeypatch.setattr("vitcore_cpu.attention.measure", measure)
+    monkeypatch.setenv("VITCORE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(
+        VitcoreError, match=r"out of memory while ways of computing attention were compared .* What helps: "
+    ):
+        plan(tmp_path)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is set beside what Linux says is used")
 @pytest.mark.parametrize(
     ("more", "where"),
     [(("--train_batch_size", "512"), "out of memory at model."),
-     (("--train_batch_size", "8192"), "out of memory while ways of computing attention were compared for a micro-batch of 8192."),
      (("--model_type", "ViT-L_16", "--train_batch_size", "2"), "out of memory ")],
 )  # fmt: skip
 def test_a_process_that_may_take_no_more_says_so_in_one_line(more: tuple[str, ...], where: str, tmp_path: Path) -> None:
