@@ -15,6 +15,7 @@ import torch
 import vitcore_cpu
 from vitcore_cpu import host
 
+from vitcore import control_groups
 from vitcore.data.loading import cores
 from vitcore.runtime.opening import place_threads
 
@@ -32,7 +33,7 @@ def threads() -> Iterator[None]:
 @pytest.fixture
 def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """A container of 16 cores whose control group allows what is written, `QUOTA PERIOD` or `max PERIOD`."""
-    for name in (*host._THREADS, *cores.LOCAL_RANKS):
+    for name in (*host._THREADS, *control_groups.LOCAL_RANKS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     (tmp_path / "cgroup").write_text("0::/\n")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vitcore import control_groups
 from vitcore.data.loading import cores
 from vitcore.data.loading.cores import usable_cores
 
@@ -48,7 +49,7 @@ def test_less_than_a_core_is_one(tmp_path: Path) -> None:
     assert usable_cores({}, **groups(tmp_path, "0::/\n", cpu0max="50000 100000\n")) == 1
 
 
-@pytest.mark.parametrize("name", cores.LOCAL_RANKS)
+@pytest.mark.parametrize("name", control_groups.LOCAL_RANKS)
 def test_ranks_on_one_machine_share_its_cores(name: str, tmp_path: Path) -> None:
     assert [usable_cores({name: ranks}, tmp_path / "none", tmp_path) for ranks in ("1", "3", "8", "99", "x")] == [
         16, 5, 2, 1, 16,

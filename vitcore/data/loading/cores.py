@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# Ranks on this machine, as launchers say it: torchrun, Open MPI, MVAPICH, MPICH and Intel MPI.
-LOCAL_RANKS = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+from vitcore.control_groups import GROUPS, MEMBERSHIPS, groups_above, ranks_here
 
 
 def usable_cores(
-    environment: Mapping[str, str] = os.environ,
-    memberships: Path = Path("/proc/self/cgroup"),
-    groups: Path = Path("/sys/fs/cgroup"),
+    environment: Mapping[str, str] = os.environ, memberships: Path = MEMBERSHIPS, groups: Path = GROUPS
 ) -> int:
     """The whole cores for this process, at least 1: those it may be scheduled on, no more than its control groups allow
     (version 1 and 2), divided among the ranks on this machine."""
     # Not everywhere: macOS has no affinity.
     scheduled = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min([float(scheduled), *_quotas(memberships, groups)])
-    ranks = next((int(environment[name]) for name in LOCAL_RANKS if environment.get(name, "").isdecimal()), 1)
-    return max(1, int(cores) // max(1, ranks))
+    return max(1, int(cores) // ranks_here(environment))
 
 
 def _quotas(memberships: Path, groups: Path) -> Iterator[float]:
     """Cores that each control group above this process allows, where it limits them."""
-    try:
-        lines = memberships.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _up(groups, path, _version_2)
-        else:  # which of the controllers it is that limits cores, its files say
-            for mounted in sorted({controllers, *controllers.split(",")}):
-                yield from _up(groups / mounted, path, _version_1)
-
-
-def _up(root: Path, path: str, quota: Callable[[Path], float | None]) -> Iterator[float]:
-    """The limits from a group up to the root. Inside a container the path may be the host's, and only the root is there."""
-    group = root / path.lstrip("/")
-    for folder in [group, *group.parents]:
-        if (found := quota(folder)) is not None:
-            yield found
-        if folder == root:
-            return
+    for version, folder in groups_above(memberships, groups):
+        if (quota := (_version_2 if version == 2 else _version_1)(folder)) is not None:
+            yield quota
 
 
 def _version_2(folder: Path) -> float | None:
