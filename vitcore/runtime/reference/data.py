@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from vitcore.model.patches import centred
+
 if TYPE_CHECKING:
     from vitcore.data.batch import Batch
     from vitcore.data.feed import Feed
@@ -60,7 +62,7 @@ def put(rt: Runtime, batch: Batch, pixels: str = "", ahead: str = "") -> DeviceB
     `ahead` says that the batch is of the next step, for kernels to which that matters."""
     images = batch.images.to(rt.device, non_blocking=True)
     if images.dtype == torch.uint8 and pixels != "bytes":
-        images = images.to(torch.float32) / 127.5 - 1
+        images = centred(images)
     labels, weight = (t.to(rt.device, non_blocking=True) for t in (batch.labels, batch.weight))
     draws = {name: t.to(rt.device, non_blocking=True) for name, t in batch.draws.items()}
     return DeviceBatch(images, labels, weight, batch.positions, draws)
