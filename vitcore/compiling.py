@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from vitcore.backend import Backend, Kernel, resolve
 from vitcore.config import Config
 from vitcore.errors import VitcoreError
+from vitcore.folders import user_cache
 from vitcore.model.variants import find_variant
-from vitcore.model.work import step_operations
+from vitcore.model.work import ASSUMED_CLASSES, step_operations
 
 KERNEL = "compiled"
-# Of a head, where the data set is not opened yet; its part of a model's work is small.
-_CLASSES = 1000
 
 
 def choose_compile(config: Config, backend: Backend, offered: Sequence[Kernel]) -> tuple[bool, str]:
@@ -33,26 +31,20 @@ def choose_compile(config: Config, backend: Backend, offered: Sequence[Kernel]) 
     if lacks:
         return False, f"compile auto: no; {lacks}"
     if config.model_type is None:
-        return (
-            False,
-            "compile auto: no; the model's type, by which a run is measured, is only in its file; give --model_type",
-        )
+        unknown = "the model's type, by which a run is measured, is only in its file; give --model_type"
+        return False, f"compile auto: no; {unknown}"
     variant, images = find_variant(config.model_type), config.train_batch_size * config.num_steps
-    work = step_operations(variant, config.img_size, _CLASSES, images)
+    work = step_operations(variant, config.img_size, ASSUMED_CLASSES, images)
     pays = backend.compile_pays is not None and work >= backend.compile_pays
     least = "never by itself" if backend.compile_pays is None else f"from {backend.compile_pays:.0e} on"
-    return (
-        pays,
-        f"compile auto: {'yes' if pays else 'no'}; the run has {work:.1e} operations, compiling pays {least} here",
-    )
+    taken = "yes" if pays else "no"
+    return pays, f"compile auto: {taken}; the run has {work:.1e} operations, compiling pays {least} here"
 
 
 def keep_compiled() -> None:
     """Let what is compiled be found by the next process, in the user's cache and not in a temporary folder; before torch is
     imported."""
-    own = os.environ.get("VITCORE_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcore"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(base / "inductor"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache() / "inductor"))
     os.environ.setdefault("TORCHINDUCTOR_FX_GRAPH_CACHE", "1")
     os.environ.setdefault("TORCHINDUCTOR_AUTOGRAD_CACHE", "1")
 

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from vitcore import rundir
+from vitcore.announcing import announcement
 from vitcore.checkpoint import newest
 from vitcore.doctor.exhausted import memory_explained
-from vitcore.doctor.fitting import ANOTHER_MODEL, does_not_fit, smaller_evaluation, smaller_step
+from vitcore.doctor.fitting import ANOTHER_MODEL, smaller_evaluation, smaller_step
 from vitcore.doctor.memory import Memory, estimate
-from vitcore.doctor.sizes import ASSUMED_CLASSES, sizes_of_config
+from vitcore.doctor.sizes import sizes_of_config
 from vitcore.errors import VitcoreError
 from vitcore.interrupt import Interrupt
+from vitcore.model.work import ASSUMED_CLASSES
 from vitcore.origin import Origin, find_origin
 from vitcore.plan import Plan
 from vitcore.profiling.recorder import Profile, check_steps
@@ -166,32 +168,11 @@ class Trainer:
             beyond = f"beyond --num_steps {self.config.num_steps}; raise it"
             raise VitcoreError(f"checkpoint {path}: it is at step {facts['step']}, {beyond}")
 
-    def _announce(self, step: int) -> None:
-        c, s, say = self.config, self.session, self.progress.say
-        parameters = sum(p.numel() for p in s.executable.rt.own_params())
-        say(f"backend {self.plan.backend.title} ({self.plan.why})")
-        if s.simulator:
-            say(f"SIMULATED by {s.simulator.name}: {s.simulator.about}")
-        say(f"precision {c.precision}, ranks: {self.plan.world.size}")
-        if arithmetic := s.executable.rt.arithmetic():
-            say(arithmetic)
-        say(f"model {s.variant.name}: {parameters:,} parameters; {s.dataset.name}: {len(s.dataset.train)} training and "
-            f"{len(s.dataset.eval)} evaluation images of {s.dataset.num_classes} classes")  # fmt: skip
-        memory, free = self._planned(s.origin), s.free
-        for line in (*self.said, *filter(None, [s.placed]), *self.plan.notes, memory.line(free)):
-            say(line)
-        if free is not None and memory.peak > free:
-            say(does_not_fit(memory.peak, free, c, self.plan.backend, self.plan.lowering.remat))
-        if cut := s.pixels_left_out:
-            say(f"patches of {s.variant.name} leave out the last {cut} of {c.img_size} pixels of each side")
-        if s.feed.dropped:
-            say(f"each epoch leaves out {s.feed.dropped} of {len(s.dataset.train)} training images (others each time), "
-                f"so that every step has {s.images_per_step}")  # fmt: skip
-        say(f"from step {step} to {c.num_steps}; run folder {self.folder.path}")
-
     def _loop(self, state: State, step: int, run_dir: Path) -> Result:
         config, exe = self.config, self.session.executable
-        self._announce(step)
+        for line in announcement(self.plan, self.session, self.said, self._planned(self.session.origin)):
+            self.progress.say(line)
+        self.progress.say(f"from step {step} to {config.num_steps}; run folder {self.folder.path}")
         save_every = config.save_every or config.eval_every
         last_log, saved, evaluated = step, None, None
         self.watch.start()

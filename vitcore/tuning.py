@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vitcore.backend import Backend, resolve
 from vitcore.data.loading.cores import usable_cores
+from vitcore.folders import user_cache
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,8 @@ def left_out(
 
 
 def folder() -> Path:
-    """Where measurements are kept: `VITCORE_CACHE`, else vitcore's part of the user's cache."""
-    own = os.environ.get("VITCORE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcore"
-    return (Path(own) if own else base) / "tuning"
+    """Where measurements are kept: `tuning` in the user's cache (`vitcore.folders.user_cache`)."""
+    return user_cache() / "tuning"
 
 
 def _key(backend: Backend, shape: Shape, threads: int = 0) -> str:
@@ -104,7 +103,3 @@ def _write(path: Path, backend: Backend, shape: Shape, seconds: Mapping[str, flo
             if _read(path) is None:
                 temporary.replace(path)
         temporary.unlink(missing_ok=True)
-
-
-Tune = Callable[[Shape], Mapping[str, float]]
-"""What `Backend.tune` names. Infinite: it was tried, and refuses the shape."""

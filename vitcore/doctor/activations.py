@@ -11,13 +11,10 @@ from math import ceil, prod
 from typing import NamedTuple
 
 from vitcore.backend import Keeps
-from vitcore.model.shapes import EXPANSION
+from vitcore.model.shapes import EXPANSION, GROUPS
 from vitcore.model.variants import Variant
 
 # Shapes: B rows, N tokens, Q tokens that a block gives, D width, M width of the MLP, H heads, R what the head reads.
-
-GROUPS = 32
-"""Of a hybrid's group norms."""
 
 
 class Kept(NamedTuple):

@@ -13,14 +13,13 @@ from vitcore.data.feed import Feed
 from vitcore.errors import VitcoreError
 from vitcore.model.shapes import parameter_shapes
 from vitcore.model.variants import Variant
+from vitcore.model.work import ASSUMED_CLASSES
 from vitcore.origin import find_origin
 from vitcore.plan import Plan
 from vitcore.runtime.executable import Executable
 from vitcore.runtime.reference.optim import slots
 from vitcore.runtime.runtime import bind_groups
 from vitcore.step.ir import Module
-
-ASSUMED_CLASSES = 1000
 
 
 @dataclass(frozen=True)

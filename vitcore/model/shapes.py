@@ -6,6 +6,8 @@ from vitcore.model.variants import Variant
 
 EXPANSION = 4
 """Width of what a unit of the ResNet gives, over its own."""
+GROUPS = 32
+"""Of the ResNet's group norms."""
 
 
 def parameter_shapes(variant: Variant, patches: int, num_classes: int) -> dict[str, tuple[int, ...]]:

@@ -8,13 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitcore.model.shapes import EXPANSION, GROUPS
 from vitcore.model.variants import Variant
 
 # Shapes: B batch, C channels, O channels that come out, Y rows and X columns of a map, H and W rows and columns of a
 # kernel, U width of a stage.
-
-GROUPS = 32
-EXPANSION = 4
 
 
 def pad_same(x_BCYX: Tensor, kernel: int, stride: int, value: float = 0.0) -> Tensor:

@@ -6,9 +6,11 @@ That of the model as the paper has it: what an implementation leaves out (all bu
 
 from __future__ import annotations
 
+from vitcore.model.shapes import EXPANSION
 from vitcore.model.variants import Variant
 
-EXPANSION = 4  # of a bottleneck's width, as in vitcore.model.stem
+ASSUMED_CLASSES = 1000
+"""Of a head, where no data set is opened yet; its part of a model's work and memory is small."""
 
 
 def forward_macs(variant: Variant, side: int, classes: int) -> int:

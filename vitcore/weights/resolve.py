@@ -7,13 +7,13 @@ fetched that was not named.
 
 from __future__ import annotations
 
-import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
 from vitcore.errors import VitcoreError, nearest
+from vitcore.folders import user_cache
 
 GOOGLE = "https://storage.googleapis.com/vit_models"
 HUB = "https://huggingface.co"
@@ -58,12 +58,8 @@ _DIRECTORIES = ("imagenet21k", "imagenet21k+imagenet2012", "augreg", "sam", "gsa
 
 
 def cache_folder() -> Path:
-    """Where weights are looked for: `$VITCORE_CACHE`, else `$XDG_CACHE_HOME/vitcore`, else `~/.cache/vitcore`; below it
-    `weights`."""
-    root = os.environ.get("VITCORE_CACHE")
-    if root:
-        return Path(root).expanduser() / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "vitcore" / "weights"
+    """Where weights are looked for: `weights` in the user's cache (`vitcore.folders.user_cache`)."""
+    return user_cache() / "weights"
 
 
 def resolve(name: str | Path) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitcore.errors import VitcoreError
+from vitcore.folders import user_cache
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -48,16 +49,10 @@ class Index:
 
 def places(root: Path, name: str) -> list[Path]:
     """Where the index `name` of the data in `root` may lie, best first: beside the data, or, where that cannot be written, in
-    the user's cache (`$VITCORE_CACHE`, else `$XDG_CACHE_HOME/vitcore`, else `~/.cache/vitcore`)."""
+    the user's cache (`vitcore.folders.user_cache`)."""
     real = os.path.realpath(root)
-    cache = os.environ.get("VITCORE_CACHE")
-    where = (
-        Path(cache).expanduser()
-        if cache
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "vitcore"
-    )
     whose = hashlib.blake2b(os.fsencode(real), digest_size=8).hexdigest()
-    return [Path(real) / FOLDER / f"{name}.index", where / "indexes" / f"{whose}-{name}.index"]
+    return [Path(real) / FOLDER / f"{name}.index", user_cache() / "indexes" / f"{whose}-{name}.index"]
 
 
 def write_index(path: Path, kind: str, facts: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Index:
