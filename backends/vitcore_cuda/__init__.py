@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from vitcore.api import AT_ONCE, BUFFERS, MULTI_TENSOR, Backend, Keeps, Kernel, Op, World, compiled_if_asked, hookimpl
+from vitcore.api import (
+    AT_ONCE,
+    BUFFERS,
+    CAPTURABLE,
+    MULTI_TENSOR,
+    Backend,
+    Keeps,
+    Kernel,
+    Op,
+    World,
+    compiled_if_asked,
+    hookimpl,
+)
 
 CUDA = Backend(
     name="cuda",
@@ -33,11 +45,6 @@ def _narrow(op: Op, world: World) -> bool | str:
     return op.args[0].ty.kind == "weights" or "the weights are not narrow"
 
 
-def _kind(op: Op, world: World) -> bool | str:
-    kind = op.args[1].ty.args[0]
-    return kind in ("sgdm", "adamw") or f"torch has no fused function of {kind} with such a flag"
-
-
 _HERE = "vitcore_cuda"
 # q, k and v as the projection made them, the result as the next one reads it, and a number a row of scores.
 _FLASH = Keeps(3, 0, 1)
@@ -49,7 +56,7 @@ KERNELS = (
     Kernel("self_attention", "efficient", f"{_HERE}.attention:efficient", tier="numerics", keeps=_FLASH),
     Kernel("attention", "fused", f"{_HERE}.attention:fused", tier="numerics"),
     Kernel("data.put", "beside", f"{_HERE}.streams:put"),
-    Kernel("opt.update", "capturable", "vitcore.runtime.multi_tensor:torch_capturable", _kind),
+    CAPTURABLE,
     Kernel("model.grad", "fp8", f"{_HERE}.fp8:grad_at_once", _narrow, tier="numerics", opt_in=_FP8),
 )
 

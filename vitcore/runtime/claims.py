@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vitcore.backend import Kernel, World
+from vitcore.runtime.reference import several_ranks
 from vitcore.step.ir import Op
 
 _FN = "vitcore.runtime.multi_tensor"
@@ -17,10 +18,6 @@ def _not_by_one(op: Op, world: World) -> bool | str:
     return op.attrs.get("by") != "1/1" or "the factor is 1"
 
 
-def _several_ranks(op: Op, world: World) -> bool | str:
-    return world.size > 1 or "one rank has nothing to reduce"
-
-
 # For devices that have torch's multi-tensor functions and fused optimizers.
 MULTI_TENSOR: tuple[Kernel, ...] = (
     Kernel("opt.update", "torch_fused", f"{_FN}:torch_fused", _fused),
@@ -28,27 +25,29 @@ MULTI_TENSOR: tuple[Kernel, ...] = (
     Kernel("grads.norm", "foreach", f"{_FN}:norm_foreach", tier="algebraic"),
 )
 
+# In place of the first of those where steps are recorded: the learning rate is a number on the device.
+CAPTURABLE = Kernel("opt.update", "capturable", f"{_FN}:torch_capturable", _fused)
+
 # For devices that keep bundles in one buffer each (`Backend.flat`), besides those above: forward and backward in one, with
 # gradients made where they are needed, and one kernel for all that is done alike to all of them.
 BUFFERS: tuple[Kernel, ...] = (
     Kernel("model.grad", "autograd", "vitcore.runtime.fused_leaf:grad"),
     Kernel("grads.zero", "buffer", "vitcore.runtime.fused_leaf:zero"),
     Kernel("grads.scale", "buffer", f"{_FN}:scale", _not_by_one),
-    Kernel("grads.all_reduce", "buffer", f"{_FN}:all_reduce", _several_ranks),
+    Kernel("grads.all_reduce", "buffer", f"{_FN}:all_reduce", several_ranks),
     Kernel("opt.init", "buffer", f"{_FN}:init"),
     Kernel("ema.init", "buffer", f"{_FN}:average"),
     Kernel("ema.update", "buffer", f"{_FN}:update_average", tier="algebraic"),
 )
+
+# In place of the first of those where launching a kernel for each gradient costs more than it saves.
+AT_ONCE = Kernel("model.grad", "autograd", "vitcore.runtime.fused_leaf:grad_at_once")
 
 # The leaf `compiled`, for backends that name a `compiler`. The backward is autograd's, through what was compiled.
 COMPILED: tuple[Kernel, ...] = (
     Kernel("model.forward", "compiled", "vitcore.runtime.compiled:forward", tier="numerics"),
     Kernel("model.apply", "compiled", "vitcore.runtime.compiled:apply", tier="numerics"),
 )
-
-
-# In place of the first of those where launching a kernel for each gradient costs more than it saves.
-AT_ONCE = Kernel("model.grad", "autograd", "vitcore.runtime.fused_leaf:grad_at_once")
 
 
 def compiled_if_asked(why: str, *, at_once: bool = False) -> tuple[Kernel, ...]:

@@ -40,8 +40,10 @@ def _compile(rt: Runtime) -> None:
 
 
 @contextmanager
-def _failures(rt: Runtime) -> Iterator[None]:
-    """What a compiler raises when it is first run becomes one sentence; what the model itself raises stays as it is."""
+def _compiled(rt: Runtime) -> Iterator[None]:
+    """Inside, the model is compiled. What a compiler raises when it is first run becomes one sentence; what the model itself
+    raises stays as it is."""
+    _compile(rt)
     try:
         yield
     except Exception as e:
@@ -60,27 +62,23 @@ def _failures(rt: Runtime) -> Iterator[None]:
 
 def forward(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Tape]:
     """As the leaf `autograd`, compiled."""
-    _compile(rt)
-    with _failures(rt):
+    with _compiled(rt):
         return model.forward(rt, *operands, **how)
 
 
 def grad(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Grads]:
     """As the fused leaf, compiled."""
-    _compile(rt)
-    with _failures(rt):
+    with _compiled(rt):
         return fused_leaf.grad(rt, *operands, **how)
 
 
 def grad_at_once(rt: Runtime, *operands: Any, **how: Any) -> tuple[Tensor, Grads]:
     """As that leaf with all gradients at once, compiled."""
-    _compile(rt)
-    with _failures(rt):
+    with _compiled(rt):
         return fused_leaf.grad_at_once(rt, *operands, **how)
 
 
 def apply(rt: Runtime, *operands: Any, **how: Any) -> Tensor:
     """As `eager`, compiled; training and evaluation are two compilations."""
-    _compile(rt)
-    with _failures(rt):
+    with _compiled(rt):
         return model.apply(rt, *operands, **how)

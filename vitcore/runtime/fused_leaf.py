@@ -10,6 +10,7 @@ that memory, they are put into the buffer all at once.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -29,23 +30,31 @@ def grad(
     rt: Runtime, params: tuple[Tensor, ...], batch: DeviceBatch, key: Key, total: Grads | None = None, **how: Any
 ) -> tuple[Tensor, Grads]:
     """The loss, and its gradients, added to `total` where there is one, which is donated."""
-    with record_function("model.forward"):
-        loss, tape = model.forward(rt, params, batch, key, **how)
-    with record_function("model.backward"):
-        return loss, accumulate(rt, tape, total)
+    return _grad(accumulate, rt, params, batch, key, total, how)
 
 
 def grad_at_once(
     rt: Runtime, params: tuple[Tensor, ...], batch: DeviceBatch, key: Key, total: Grads | None = None, **how: Any
 ) -> tuple[Tensor, Grads]:
-    """As `grad`, the gradients put in their places by one kernel for all."""
+    """As `grad`, the gradients put in their places all at once."""
+    return _grad(_at_once, rt, params, batch, key, total, how)
+
+
+def _grad(
+    backward: Callable[[Runtime, model.Tape, Grads | None], Grads], rt: Runtime, params: tuple[Tensor, ...],
+    batch: DeviceBatch, key: Key, total: Grads | None, how: Mapping[str, Any],
+) -> tuple[Tensor, Grads]:  # fmt: skip
     with record_function("model.forward"):
         loss, tape = model.forward(rt, params, batch, key, **how)
     with record_function("model.backward"):
-        into = _Places.of(rt).take() if total is None else total
-        made = torch.autograd.grad(tape.loss, [tape.params[i] for i in rt.trained])
-        _put(rt, dict(zip(rt.trained, made, strict=True)), into, adds=total is not None)
-        return loss, into
+        return loss, backward(rt, tape, total)
+
+
+def _at_once(rt: Runtime, tape: model.Tape, total: Grads | None) -> Grads:
+    into = _Places.of(rt).take() if total is None else total
+    made = torch.autograd.grad(tape.loss, [tape.params[i] for i in rt.trained])
+    _put(rt, dict(zip(rt.trained, made, strict=True)), into, adds=total is not None)
+    return into
 
 
 def _put(rt: Runtime, made: dict[int, Tensor], into: Grads, *, adds: bool) -> None:

@@ -90,6 +90,7 @@ class Runtime:
         self.layout = Layout([slot[name].shape for slot, name in self._slots], self.groups)
         self._own = self._bound = self._owned()
         self._narrow: JoinedTuple | None = None
+        self._computes_narrow = frozenset(i for i, name in enumerate(self.names) if computes_narrow(name))
         for p in (p for i, p in enumerate(self._own) if i not in frozenset(self.trained)):
             p.requires_grad_(False)
         v = model.variant
@@ -154,22 +155,22 @@ class Runtime:
     def narrow(self, params: Params) -> Params:
         """bf16 copies of the weights that compute narrow, the others as they are; in memory that stays, so that the copy of
         one time is gone with the next."""
-        names = [i for i, name in enumerate(self.names) if computes_narrow(name)]
+        narrow = self._computes_narrow
         if self._narrow is None:
             held = self.layout.zeros(self.device, torch.bfloat16)
-            self._narrow = JoinedTuple(held[i] if i in frozenset(names) else p for i, p in enumerate(self._own))
+            self._narrow = JoinedTuple(held[i] if i in narrow else p for i, p in enumerate(self._own))
             self._narrow.flat, self._narrow.stays = held.flat, True
-            for i in set(names) & set(self.trained):
+            for i in narrow.intersection(self.trained):
                 self._narrow[i].requires_grad_()
         copies = self._narrow
         flat = buffer(params)
         if flat is not None:
             copies.flat.copy_(flat)
         else:
-            torch._foreach_copy_([copies[i] for i in names], [params[i] for i in names])
+            torch._foreach_copy_([copies[i] for i in narrow], [params[i] for i in narrow])
         if params is self._own:
             return copies
-        return tuple(copies[i] if computes_narrow(name) else params[i] for i, name in enumerate(self.names))
+        return tuple(copies[i] if i in narrow else p for i, p in enumerate(params))
 
     def own_params(self) -> Params:
         """The tensors that the model was built with, in the fixed order, bound to it."""

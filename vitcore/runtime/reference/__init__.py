@@ -17,7 +17,8 @@ def _one_rank(op: Op, world: World) -> bool | str:
     return world.size == 1 or f"{world.size} ranks must be reduced"
 
 
-def _several_ranks(op: Op, world: World) -> bool | str:
+def several_ranks(op: Op, world: World) -> bool | str:
+    """When a kernel reduces over ranks, of which there must be two."""
     return world.size > 1 or "one rank has nothing to reduce"
 
 
@@ -41,7 +42,7 @@ REFERENCE: tuple[Kernel, ...] = (
     Kernel("grads.scale", "identity", f"{_HERE}.grads:scale_identity", _by_one),
     Kernel("grads.scale", "reference", f"{_HERE}.grads:scale"),
     Kernel("grads.all_reduce", "identity", f"{_HERE}.grads:all_reduce_identity", _one_rank),
-    Kernel("grads.all_reduce", "flat", f"{_HERE}.grads:all_reduce_flat", _several_ranks),
+    Kernel("grads.all_reduce", "flat", f"{_HERE}.grads:all_reduce_flat", several_ranks),
     Kernel("grads.norm", "reference", f"{_HERE}.grads:norm"),
     Kernel("grads.clip", "reference", f"{_HERE}.grads:clip"),
     Kernel("health.check", "reference", f"{_HERE}.metrics:health_check"),
@@ -56,6 +57,6 @@ REFERENCE: tuple[Kernel, ...] = (
     Kernel("metrics.add", "reference", f"{_HERE}.metrics:add"),
     Kernel("metrics.count", "reference", f"{_HERE}.metrics:count"),
     Kernel("metrics.all_reduce", "identity", f"{_HERE}.metrics:all_reduce_identity", _one_rank),
-    Kernel("metrics.all_reduce", "flat", f"{_HERE}.metrics:all_reduce_flat", _several_ranks),
+    Kernel("metrics.all_reduce", "flat", f"{_HERE}.metrics:all_reduce_flat", several_ranks),
     Kernel("metrics.read", "reference", f"{_HERE}.metrics:read"),
 )
