@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.ours import InMemory
 from vitcore.backend import Kernel
 from vitcore.data.batch import Batch
 from vitcore.model.init import init_parameters
 from vitcore.model.loss import cross_entropy
 from vitcore.model.vit import build_model, parameter_names
+from vitcore.plan import choose_kernels
 from vitcore.plugins import load_plugins
 from vitcore.runtime.executable import Executable
-from vitcore.runtime.reference import REFERENCE
 from vitcore.step.build import StepSpec, build
 from vitcore.step.ir import walk
 from vitcore.step.lowering import Lowering
@@ -33,18 +34,6 @@ BOUND = 0.99
 HYPER = {"lr": 1e-3, "weight_decay": 0.05, "momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "max_norm": 1.0}
 
 
-class InMemory:
-    """A feed of one batch, the same for both loops, so that reading data is in neither's time."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-
-    def next_train(self, cursor: int) -> tuple[Batch, int]:
-        return self.batch, cursor + 1
-
-    def close(self) -> None: ...
-
-
 def a_batch(size: int, channels: int, side: int) -> Batch:
     g = torch.Generator().manual_seed(0)
     images = torch.rand(size, channels, side, side, generator=g) * 2 - 1
@@ -53,11 +42,12 @@ def a_batch(size: int, channels: int, side: int) -> Batch:
 
 def program_step(model_name: str, side: int, batch: Batch, optimizer: str, accumulation: int) -> Callable[[], Any]:
     plugins = load_plugins()
-    backend, kernels = plugins.backend("cpu"), (*plugins.kernels("cpu"), *REFERENCE)
+    backend = plugins.backend("cpu")
+    kernels, _ = choose_kernels(plugins, backend)  # those that a run would take: none that has to be asked for
     module = lower(
         build(StepSpec(name="b", optimizer=optimizer, accumulation=accumulation)), Lowering(backend, kernels)
     )
-    exe = Executable(module, backend, kernels, build_model(model_name, side, 10), InMemory(batch), guard=False)  # type: ignore[arg-type]
+    exe = Executable(module, backend, kernels, build_model(model_name, side, 10), InMemory([batch]), guard=False)  # type: ignore[arg-type]
     state = exe.init(0)
 
     def step() -> None:
